@@ -1,0 +1,116 @@
+"""Canonical bytes: one document, one byte string, one digest.
+
+RFC 8785 (JSON Canonicalization Scheme) through ``rfc8785``, which refuses NaN, infinities and
+integers beyond 2**53. Digests are written ``sha256:<64 hex digits>``. Reading is as strict as
+writing: bytes that are not the canonical form of what they say are refused, so a file has
+exactly one spelling and any changed byte changes the document or is an error.
+
+Files are written by atomic rename: a reader sees the old bytes or the new ones, never half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
+
+__all__ = ["digest", "digest_file", "dumps", "loads", "read", "write"]
+
+_CHUNK = 1 << 20
+
+
+def dumps(document: Any) -> bytes:
+    """Return the RFC 8785 bytes of a JSON document (dict, list, str, int, float, bool, None).
+
+    Raises:
+        Invalid: NaN, an infinity, an integer beyond 2**53, or something that is not JSON.
+    """
+    try:
+        return rfc8785.dumps(document)
+    except (rfc8785.CanonicalizationError, RecursionError) as error:
+        raise Invalid(Problem("document", f"has no canonical form ({error})", "use finite JSON values")) from error
+
+
+def digest(document: Any) -> str:
+    """Return ``sha256:<hex>`` of bytes, or of the canonical bytes of a JSON document."""
+    data = document if isinstance(document, bytes) else dumps(document)
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return ``sha256:<hex>`` of a file's bytes, read in chunks.
+
+    Raises:
+        NotCheckable: the file cannot be read.
+    """
+    sha = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                sha.update(chunk)
+    except OSError as error:
+        raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
+    return "sha256:" + sha.hexdigest()
+
+
+def loads(data: bytes, where: str = "document") -> Any:
+    """Parse canonical bytes; ``dumps(loads(data)) == data`` holds for everything returned.
+
+    Raises:
+        Tampered: the bytes are not JSON, or not the canonical form of what they say.
+    """
+    try:
+        document = json.loads(data)
+        canonical = rfc8785.dumps(document)
+    except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
+        raise Tampered(Problem(where, f"is not canonical JSON ({error})", "restore the file that was sealed")) from error
+    if canonical != data:
+        raise Tampered(Problem(where, "is JSON but not in canonical form (RFC 8785)", "restore the file that was sealed"))
+    return document
+
+
+def read(path: Path) -> Any:
+    """Return the document in a canonical JSON file.
+
+    Raises:
+        NotCheckable: the file cannot be read.
+        Tampered: its bytes are not canonical JSON.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
+    return loads(data, str(path))
+
+
+def write(path: Path, document: Any) -> str:
+    """Put the canonical bytes of a document (or bytes as they are) at ``path`` and return their digest.
+
+    Raises:
+        Stopped: the folder is read-only or full; nothing is left half-written.
+    """
+    data = document if isinstance(document, bytes) else dumps(document)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise Stopped(Problem(str(path), f"cannot be written ({error.strerror})", "free space or choose another folder")) from error
+    return digest(data)

@@ -1,0 +1,1 @@
+"""The lab: everything that touches a model. It makes evidence and never sees a verdict."""
