@@ -10,7 +10,6 @@ Files are written by atomic rename: a reader sees the old bytes or the new ones,
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -71,9 +70,13 @@ def loads(data: bytes, where: str = "document") -> Any:
         document = json.loads(data)
         canonical = rfc8785.dumps(document)
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
-        raise Tampered(Problem(where, f"is not canonical JSON ({error})", "restore the file that was sealed")) from error
+        raise Tampered(
+            Problem(where, f"is not canonical JSON ({error})", "restore the file that was sealed")
+        ) from error
     if canonical != data:
-        raise Tampered(Problem(where, "is JSON but not in canonical form (RFC 8785)", "restore the file that was sealed"))
+        raise Tampered(
+            Problem(where, "is JSON but not in canonical form (RFC 8785)", "restore the file that was sealed")
+        )
     return document
 
 
@@ -106,11 +109,12 @@ def write(path: Path, document: Any) -> str:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise Stopped(Problem(str(path), f"cannot be written ({error.strerror})", "free space or choose another folder")) from error
+            Path(temporary).unlink(missing_ok=True)
+        raise Stopped(
+            Problem(str(path), f"cannot be written ({error.strerror})", "free space or choose another folder")
+        ) from error
     return digest(data)

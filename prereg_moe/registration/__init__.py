@@ -1,0 +1,16 @@
+"""The registration: what an author writes (`document`), what it may say (`schema`), what it must satisfy (`load`)."""
+
+from prereg_moe.registration.load import block_alpha, expand, family_names, load, needs_null, off_axes, parse
+from prereg_moe.registration.schema import SCHEMA, Registration
+
+__all__ = [
+    "SCHEMA",
+    "Registration",
+    "block_alpha",
+    "expand",
+    "family_names",
+    "load",
+    "needs_null",
+    "off_axes",
+    "parse",
+]

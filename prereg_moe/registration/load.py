@@ -1,0 +1,290 @@
+"""From bytes to a registration: types first, then what only the whole document can tell.
+
+:func:`load` reports every problem of a stage at once. A registration it returns can be frozen
+as soon as the files it names are there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from prereg_moe import canonical, rules
+from prereg_moe.errors import Invalid, NotCheckable, Problem
+from prereg_moe.registration import schema
+from prereg_moe.registration.document import place, read_yaml
+from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration
+
+__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse"]
+
+
+def load(source: Path | bytes) -> Registration:
+    """Return the registration in a YAML file (or its bytes).
+
+    Raises:
+        Invalid: with every problem found, each with its place.
+        NotCheckable: the file cannot be read.
+    """
+    if isinstance(source, bytes):
+        return parse(read_yaml(source))
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise NotCheckable(
+            Problem(str(source), f"cannot be read ({error.strerror})", "name a registration.yaml")
+        ) from error
+    return parse(read_yaml(data, source.name))
+
+
+def parse(value: Any) -> Registration:
+    """Return the registration a plain value says; ``parse(expand(r)) == r``.
+
+    Raises:
+        Invalid: with every problem found, each with its place.
+    """
+    if isinstance(value, dict):
+        planned = [
+            Problem(key, f"is for {what} and is not available in this version", "remove it")
+            for key, what in schema.PLANNED_SECTIONS.items()
+            if key in value
+        ]
+        if planned:
+            raise Invalid(planned)
+    try:
+        # JSON mode: lists become tuples and 3 becomes 3.0, but nothing else is converted
+        registration = Registration.model_validate_json(canonical.dumps(value))
+    except ValidationError as error:
+        raise Invalid([_problem(detail, value) for detail in error.errors()]) from error
+    problems = list(_cross_check(registration))
+    if problems:
+        raise Invalid(problems)
+    return registration
+
+
+def expand(registration: Registration) -> dict[str, Any]:
+    """Return the registration as plain JSON with every default written out."""
+    return registration.model_dump(mode="json", by_alias=True)
+
+
+def family_names(registration: Registration) -> dict[str, tuple[str, int]]:
+    """Return family name -> (axis, index of the block that builds it), in document order."""
+    return {
+        block.name.replace("{axis}", axis): (axis, index)
+        for index, block in enumerate(registration.families)
+        for axis in (registration.axes if block.axes == "all" else block.axes)
+    }
+
+
+def off_axes(registration: Registration, claims: Claims, axis: str) -> tuple[str, ...]:
+    """Return the axes a claim about ``axis`` counts as off-target, in document order."""
+    if isinstance(claims.off, tuple):
+        return tuple(other for other in claims.off if other != axis)
+    return tuple(
+        other
+        for other, what in registration.axes.items()
+        if other != axis and (claims.off == "all" or what.domain == registration.axes[axis].domain)
+    )
+
+
+def needs_null(registration: Registration, claims: Claims) -> bool:
+    """Whether judging the block needs random expert draws."""
+    rule = registration.rules[claims.rule]
+    if isinstance(rule, ExpressionRule):
+        names = {name for text in (rule.confirm, rule.refute) if text for name in rules.parse(text).names}
+        return any(name.startswith("null.") for name in names)
+    return rule.kind == "modular"
+
+
+def block_alpha(registration: Registration, claims: Claims) -> float:
+    """Return the family-wise level of one block: confirmatory blocks share alpha equally (Bonferroni)."""
+    confirmatory = sum(block.tier == "confirmatory" for block in registration.claims)
+    return registration.inference.alpha / (confirmatory if claims.tier == "confirmatory" else 1)
+
+
+def _problem(detail: Any, value: Any) -> Problem:
+    """Return pydantic's finding in our words, with the place an author would look at."""
+    path = _authored(detail["loc"], value)
+    where, kind, context = place(path) or "registration", detail["type"], detail.get("ctx", {})
+    if kind == "missing":
+        return Problem(where, "is missing", "every registration says this")
+    if kind == "extra_forbidden":
+        return Problem(where, "is not a key of a registration", _nearest(path))
+    if kind in ("literal_error", "union_tag_invalid"):
+        found = context.get("tag") or detail["input"]
+        union = ".".join(part for part in path if isinstance(part, str) and part != "kind")
+        for name, kinds in schema.PLANNED.items():
+            if found in kinds and (union == name or union.startswith(name + ".") or union + ".kind" == name):
+                return Problem(where, f"{found!r} ({kinds[found]}) is not available in this version")
+        expected = context.get("expected") or context.get("expected_tags")
+        return Problem(where, f"is {found!r}", f"expected {expected}")
+    if kind == "union_tag_not_found":
+        return Problem(where, "has no kind", "say which kind it is")
+    return Problem(where, f"{detail['msg'][0].lower()}{detail['msg'][1:]} (found {_short(detail['input'])})")
+
+
+def _authored(location: tuple[int | str, ...], value: Any) -> tuple[int | str, ...]:
+    """Drop the parts pydantic adds for unions, so that the path is the author's."""
+    path: list[int | str] = []
+    for part in location:
+        in_dict = isinstance(value, dict) and part in value
+        if in_dict or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            value = value[part]
+        elif part == location[-1] and isinstance(value, dict):
+            value = None
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _nearest(path: tuple[int | str, ...]) -> str:
+    known = {name for part in vars(schema).values() if hasattr(part, "model_fields") for name in part.model_fields}
+    near = difflib.get_close_matches(str(path[-1]), sorted(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else "remove it"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _cross_check(registration: Registration) -> Iterator[Problem]:
+    yield from _references(registration)
+    yield from _families(registration)
+    known = [
+        (index, claims)
+        for index, claims in enumerate(registration.claims)
+        if claims.rule in registration.rules and claims.measure in registration.measures
+    ]
+    yield from _expressions(registration)
+    if any(True for _ in _expressions(registration)):
+        return
+    for index, claims in known:
+        yield from _claims(registration, index, claims)
+    yield from _controls(registration)
+
+
+def _references(registration: Registration) -> Iterator[Problem]:
+    def known(where: str, name: str, table: Any, what: str) -> Iterator[Problem]:
+        if name not in table:
+            yield Problem(where, f"{name!r} is not one of the {what}", f"known: {', '.join(table)}")
+
+    for name, measure in registration.measures.items():
+        yield from known(f"measures.{name}.corpus", measure.corpus, registration.corpora, "corpora")
+        if measure.unit == "cluster" and measure.cluster is None:
+            yield Problem(
+                f"measures.{name}.cluster", "is missing", "unit: cluster needs the item field that names the cluster"
+            )
+    if registration.atlas is not None:
+        yield from known("atlas.corpus", registration.atlas.corpus, registration.corpora, "corpora")
+    for index, claims in enumerate(registration.claims):
+        where = f"claims[{index}]"
+        yield from known(f"{where}.model", claims.model, registration.models, "models")
+        yield from known(f"{where}.measure", claims.measure, registration.measures, "measures")
+        yield from known(f"{where}.rule", claims.rule, registration.rules, "rules")
+        for axis in claims.off if isinstance(claims.off, tuple) else ():
+            yield from known(f"{where}.off", axis, registration.axes, "axes")
+    blocks = [claims.id for claims in registration.claims]
+    for block, count in Counter(blocks).items():
+        if count > 1:
+            yield Problem("claims", f"the id {block!r} is used {count} times", "give each block its own id")
+    for index, replication in enumerate(registration.replication):
+        for block in replication.claims:
+            yield from known(f"replication[{index}].claims", block, blocks, "claims")
+        if replication.require > len(replication.claims):
+            yield Problem(f"replication[{index}].require", f"is {replication.require} of {len(replication.claims)}")
+
+
+def _families(registration: Registration) -> Iterator[Problem]:
+    if registration.families and registration.atlas is None:
+        yield Problem("atlas", "is missing", "families need the model's layout and routing: say on which corpus")
+    names: Counter[str] = Counter()
+    for index, block in enumerate(registration.families):
+        where = f"families[{index}]"
+        axes = registration.axes if block.axes == "all" else block.axes
+        names.update(block.name.replace("{axis}", axis) for axis in axes)
+        for axis in axes:
+            if axis not in registration.axes:
+                yield Problem(
+                    f"{where}.axes", f"{axis!r} is not one of the axes", f"known: {', '.join(registration.axes)}"
+                )
+        if isinstance(block.build, ExplicitFamily):
+            if not any(block.build.cells.values()):
+                yield Problem(f"{where}.build.cells", "is empty", "a family has at least one expert")
+            for layer, experts in block.build.cells.items():
+                if len(set(experts)) < len(experts) or any(expert < 0 for expert in experts):
+                    yield Problem(f"{where}.build.cells.{layer}", "repeats an expert or has a negative one")
+    for name, count in names.items():
+        if count > 1:
+            yield Problem(
+                "families", f"the name {name!r} is used {count} times", "put {axis} or another word into name"
+            )
+
+
+def _expressions(registration: Registration) -> Iterator[Problem]:
+    for name, rule in registration.rules.items():
+        if isinstance(rule, ExpressionRule):
+            for field in ("confirm", "refute"):
+                text = getattr(rule, field)
+                try:
+                    if text is not None:
+                        rules.parse(text, f"rules.{name}.{field}")
+                except Invalid as error:
+                    yield from error.problems
+
+
+def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[Problem]:
+    where, families = f"claims[{index}]", family_names(registration)
+    named = tuple(families) if claims.families == "all" else claims.families
+    if not named:
+        yield Problem(f"{where}.families", "is empty", "these rules judge families; register at least one")
+    for name in named:
+        if name not in families:
+            yield Problem(f"{where}.families", f"{name!r} is not one of the families", f"known: {', '.join(families)}")
+        elif families[name][0] in registration.axes and not off_axes(registration, claims, families[name][0]):
+            yield Problem(f"{where}.off", f"the family {name!r} has no off-target axis", "name at least one")
+    if not needs_null(registration, claims):
+        return
+    null = registration.controls.null
+    if null is None:
+        yield Problem("controls.null", "is missing", f"the rule {claims.rule!r} compares with random experts")
+    elif registration.rules[claims.rule].kind == "modular":
+        alpha, needed = block_alpha(registration, claims), _draws_needed(registration, claims)
+        if null.draws < needed:
+            yield Problem(
+                "controls.null.draws",
+                f"{null.draws} draws cannot bring {len(named)} claims ({claims.id}) to p <= {alpha:.4g}: "
+                f"the smallest p they can give is {1 / (null.draws + 1):.3g}",
+                f"register at least {needed}",
+            )
+
+
+def _draws_needed(registration: Registration, claims: Claims) -> int:
+    """Return the smallest R whose randomisation floor 1/(R+1), estimated by max-T assignments, stays under alpha."""
+    alpha, assignments = block_alpha(registration, claims), registration.inference.resamples
+    draws = math.ceil(1 / alpha) - 1
+    while (floor := 1 / (draws + 1)) + 3 * math.sqrt(floor * (1 - floor) / assignments) > alpha:
+        draws += 1
+    return draws
+
+
+def _controls(registration: Registration) -> Iterator[Problem]:
+    blocks = {claims.id: claims for claims in registration.claims}
+    for name in ("positive", "negative"):
+        control, where = getattr(registration.controls, name), f"controls.{name}"
+        if control is None:
+            continue
+        if control.claims not in blocks or blocks[control.claims].tier != "control":
+            yield Problem(f"{where}.claims", f"{control.claims!r} is not a block of tier control")
+        if (control.at_least is None) == (control.at_most is None):
+            yield Problem(where, "needs either at_least or at_most")
+    gated = {control.claims for control in (registration.controls.positive, registration.controls.negative) if control}
+    for index, claims in enumerate(registration.claims):
+        if claims.tier == "control" and claims.id not in gated:
+            yield Problem(f"claims[{index}].tier", f"no control uses the block {claims.id!r}", "name it under controls")

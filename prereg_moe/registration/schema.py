@@ -1,0 +1,396 @@
+"""What a registration says, as types. Every choice a study can differ by is a field here.
+
+What varies between studies is a tagged union on ``kind``: families are built, interventions
+act, measures score, rules decide, controls gate. Each union lists what this version runs;
+:data:`PLANNED` lists the kinds the vocabulary has a place for and this version refuses by name,
+so that a registration written for a later version is never half understood.
+
+Defaults are choices too: they are expanded into the frozen registration and printed. What a
+claim depends on (minimum effect, kappa, alpha, the number of null draws, off-target axes,
+foreknowledge) has no default.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+__all__ = [
+    "PLANNED",
+    "PLANNED_SECTIONS",
+    "SCHEMA",
+    "Atlas",
+    "Axis",
+    "Claims",
+    "Controls",
+    "Corpus",
+    "Engine",
+    "ExclusionRule",
+    "ExplicitFamily",
+    "ExpressionRule",
+    "FamilyBlock",
+    "Inference",
+    "Interval",
+    "Mask",
+    "Model",
+    "ModelControl",
+    "ModularRule",
+    "NullControl",
+    "Registration",
+    "Replication",
+    "Report",
+    "Rule",
+    "SelectiveRule",
+    "TaskMeasure",
+    "TopLift",
+]
+
+SCHEMA = "prereg-moe/1"
+
+# kind -> what it is for; a registration that names one is told that this version does not run it
+PLANNED: dict[str, dict[str, str]] = {
+    "measures": {
+        "observable": "routing, hidden states or expert contributions, for studies without an intervention",
+        "cost": "parameters, bytes, slots, step time",
+        "weights": "a statistic of the weights alone",
+        "pool": "operators over a frozen sample pool",
+        "rows": "per-item rows scored elsewhere",
+    },
+    "intervention": {
+        "none": "observation only",
+        "identity": "a sham intervention",
+        "zero": "zero contribution with the routing kept",
+        "keep_only": "the complement of a family is masked",
+        "skip_slots": "the lowest-weight slots are skipped",
+        "capacity": "tokens over an expert's capacity are dropped",
+        "gate_override": "top-1, native or soft-all gates",
+        "document_pool": "a pool of experts per document",
+        "variant": "another checkpoint or training recipe",
+        "patch": "a block's output is replaced at a position",
+        "corrupt": "noise on input embeddings",
+        "reweight": "units are reweighted over slices",
+        "decode": "a decoding policy",
+        "external": "evidence made elsewhere",
+    },
+    "rules": {
+        "superiority": "a contrast above a bound",
+        "equivalence": "two one-sided tests inside a margin",
+        "noninferiority": "a one-sided margin",
+        "absence": "equivalence and a power gate and a positive control",
+        "association": "a rank correlation and its interval",
+        "dose_response": "an ordered trend",
+        "difference_in_differences": "an interaction contrast",
+        "concordance": "agreement between replications",
+        "cost_bound": "a bound on a cost ratio",
+        "harm_bound": "a zero-event bound",
+        "conjunction": "several rules at once",
+        "dual_test": "two tests that must agree",
+    },
+    "controls.null": {
+        "mass_matched_sets": "random sets with the family's routing mass",
+        "permutation": "labels, rows or pairs permuted",
+        "random_router": "the same hidden states under a random router",
+        "random_direction": "a random direction in hidden space",
+        "wrong_target": "another axis's family",
+        "lowest_weight": "the lowest-weight experts",
+    },
+    "families.build": {
+        "top_mass": "the experts with the largest routing mass",
+        "chooser": "experts chosen token by token",
+        "discovery": "experts selected on a discovery split",
+    },
+    "inference.multiplicity.method": {
+        "fixed_sequence": "claims tested in order",
+        "graphical": "alpha passed along a graph",
+    },
+    "stopping": {"looks": "registered looks with alpha spending", "e_process": "always-valid evidence"},
+}
+PLANNED_SECTIONS: dict[str, str] = {
+    "arms": "training recipes or checkpoints compared over seeds",
+    "segments": "prompt and generated parts of a sequence",
+    "splits": "discovery and validation parts of a corpus",
+    "preconditions": "gates that must hold before a claim is judged",
+    "multiverse": "a grid of specifications",
+    "diagnosis": "error rates demanded before freezing",
+}
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
+Source = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+Seed = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # RFC 8785 has no 64-bit integers
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Model(_Part):
+    """A checkpoint: ``testbed:NAME``, ``./folder`` beside the registration, or ``hf:org/name@commit``."""
+
+    source: Source
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    experts_implementation: Literal["grouped_mm", "batched_mm", "eager"] = "grouped_mm"
+
+
+class Corpus(_Part):
+    """A folder of items, one JSON-lines file an axis; each line has a unique text ``id``."""
+
+    source: Source
+    file: Text = "{axis}.jsonl"
+
+
+class Axis(_Part):
+    """What is measured (a language, a capability) and the domain it belongs to."""
+
+    domain: Name
+    title: str = ""
+
+
+class TaskMeasure(_Part):
+    """A per-item score of an lm-evaluation-harness task on every axis.
+
+    ``task`` may hold ``{axis}``. ``per: token`` divides the task's metric by the number of
+    tokens lm-eval scored for the item, so a summed log-likelihood becomes nats per token.
+    """
+
+    kind: Literal["task"]
+    tasks: Source
+    task: Text
+    metric: Name
+    per: Literal["item", "token"]
+    harm: Literal["increase", "decrease"]
+    corpus: Name
+    unit: Literal["item", "cluster"] = "item"
+    cluster: Name | None = None
+    skip: Annotated[int, Field(ge=0)] = 0
+    items: Annotated[int, Field(ge=2)]
+
+
+class Atlas(_Part):
+    """Which routing statistic, on which items, families are built from."""
+
+    corpus: Name
+    text: Name = "text"
+    statistic: Literal["gate_mass"] = "gate_mass"
+    skip: Annotated[int, Field(ge=0)] = 0
+    items: Annotated[int, Field(ge=1)]
+
+
+class ExclusionRule(_Part):
+    """Experts no family may hold.
+
+    ``none``; ``ids`` (named here); ``shared_core``: those whose routing share is at least
+    ``at_least`` times the uniform share 1/E in *every* axis.
+    """
+
+    kind: Literal["none", "ids", "shared_core"]
+    ids: tuple[int, ...] = ()
+    at_least: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TopLift(_Part):
+    """The ``size`` experts of highest lift for the axis.
+
+    ``unit`` says what an expert is: ``global_id`` pools an id over layers and takes it in every
+    layer; ``per_layer`` takes ``size`` experts in each layer; ``cells`` takes ``size`` (layer,
+    expert) cells anywhere.
+    """
+
+    kind: Literal["top_lift"]
+    size: Annotated[int, Field(ge=1)]
+    unit: Literal["global_id", "per_layer", "cells"]
+    exclude: ExclusionRule
+
+
+class ExplicitFamily(_Part):
+    """Cells written out: decoder layer -> expert ids, the same for every model."""
+
+    kind: Literal["explicit"]
+    cells: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}$")], tuple[int, ...]]
+    unit: Literal["global_id", "per_layer", "cells"] = "per_layer"
+
+
+class FamilyBlock(_Part):
+    """One hypothesised family for each axis named; ``name`` may hold ``{axis}``."""
+
+    name: Text = "{axis}"
+    axes: Literal["all"] | tuple[Name, ...]
+    build: Annotated[TopLift | ExplicitFamily, Field(discriminator="kind")]
+
+
+class Mask(_Part):
+    """The router cannot choose the family's experts.
+
+    ``gates: renorm`` removes them before the softmax (the gates of the others grow);
+    ``original`` removes them from the selection only.
+    """
+
+    kind: Literal["mask"]
+    gates: Literal["renorm", "original"]
+
+
+class NullControl(_Part):
+    """Random expert sets of the family's size, each scored on every axis."""
+
+    kind: Literal["random_sets"]
+    draws: Annotated[int, Field(ge=1)]
+    match: Literal["size"] = "size"
+    pool: Literal["all"] = "all"
+    seed: Seed
+
+
+class ModelControl(_Part):
+    """A block of control claims and how many of them must (at least) or may (at most) be confirmed."""
+
+    claims: Name
+    at_least: Annotated[int, Field(ge=0)] | None = None
+    at_most: Annotated[int, Field(ge=0)] | None = None
+
+
+class Controls(_Part):
+    """What must hold before any other claim counts."""
+
+    null: NullControl | None = None
+    positive: ModelControl | None = None
+    negative: ModelControl | None = None
+
+
+class ModularRule(_Part):
+    """The family harms its own axis more than random experts do, and every other axis at most 1/kappa as much."""
+
+    kind: Literal["modular"]
+    kappa: Annotated[float, Field(gt=0)]
+    minimum_effect: Annotated[float, Field(ge=0)]
+    absolute: bool = False
+
+
+class SelectiveRule(_Part):
+    """As ``modular`` without null draws: on-target effect above the minimum, and selective."""
+
+    kind: Literal["selective"]
+    kappa: Annotated[float, Field(gt=0)]
+    minimum_effect: Annotated[float, Field(ge=0)]
+    absolute: bool = False
+
+
+class ExpressionRule(_Part):
+    """One line over estimates in a closed grammar; ``paper_point`` and ``paper_ci`` name the published ones.
+
+    A true ``confirm`` confirms, a true ``refute`` refutes, anything else is inconclusive.
+    ``worst_off`` says which off-target axis ``off`` is: the one with the largest estimate, or
+    the one with the largest upper bound.
+    """
+
+    kind: Literal["expression"]
+    confirm: Text
+    refute: Text | None = None
+    worst_off: Literal["estimate", "upper_bound"] = "estimate"
+
+
+Rule = Annotated[ModularRule | SelectiveRule | ExpressionRule, Field(discriminator="kind")]
+
+
+class Claims(_Part):
+    """A block of claims: one for each family of a model, judged together by one rule.
+
+    ``off`` says which axes are off-target: ``all`` others, those of the same ``domain``, or a list.
+    """
+
+    id: Name
+    hypothesis: Text
+    tier: Literal["confirmatory", "exploratory", "control"]
+    model: Name
+    families: Literal["all"] | tuple[Text, ...]
+    measure: Name
+    off: Literal["all", "domain"] | tuple[Name, ...]
+    rule: Name
+
+
+class Interval(_Part):
+    """How reported intervals are made."""
+
+    kind: Literal["bootstrap_t", "percentile", "basic", "bca", "hall_t"] = "bootstrap_t"
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    sides: Literal["two"] = "two"
+
+
+class Multiplicity(_Part):
+    """Step-down max-T inside a block of claims; ``alpha`` is divided by the number of confirmatory blocks."""
+
+    method: Literal["max_t"] = "max_t"
+    between: Literal["bonferroni"] = "bonferroni"
+
+
+class Inference(_Part):
+    """Error rates and resampling."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
+    multiplicity: Multiplicity = Multiplicity()
+    interval: Interval = Interval()
+    resamples: Annotated[int, Field(ge=999, le=999_999)] = 9_999
+    escalation: Annotated[int, Field(ge=999, le=999_999)] = 99_999
+    seed: Seed
+    linked_items: bool = False
+    skew_guard: Annotated[float, Field(gt=0)] = 0.2
+    few_units: Annotated[int, Field(ge=2)] = 30
+
+
+class Replication(_Part):
+    """A family is replicated when at least ``require`` of the named blocks of claims support it."""
+
+    id: Name
+    claims: Annotated[tuple[Name, ...], Field(min_length=2)]
+    require: Annotated[int, Field(ge=1)]
+
+
+class Engine(_Part):
+    """What computes the responses; everything here can change a value in the last digits."""
+
+    kind: Literal["stock"] = "stock"
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    threads: Annotated[int, Field(ge=1)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class Stopping(_Part):
+    """When data collection ends: ``fixed`` runs every registered condition and looks once."""
+
+    kind: Literal["fixed"] = "fixed"
+
+
+class Report(_Part):
+    """The templates verdicts are shown by; their bytes are frozen beside the registration."""
+
+    template: Literal["default"] = "default"
+
+
+class Registration(_Part):
+    """A pre-registered study."""
+
+    schema_: Annotated[Literal["prereg-moe/1"], Field(alias="schema")]
+    id: Name
+    title: Text
+    question: Text
+    authors: Annotated[tuple[Text, ...], Field(min_length=1)]
+    foreknowledge: Text
+    exclusions: Text = "None. Every registered item of every registered condition is scored and judged."
+    models: Annotated[dict[Name, Model], Field(min_length=1)]
+    corpora: Annotated[dict[Name, Corpus], Field(min_length=1)]
+    axes: Annotated[dict[Name, Axis], Field(min_length=1)]
+    measures: Annotated[
+        dict[Name, TaskMeasure],
+        Field(min_length=1),
+    ]
+    atlas: Atlas | None = None
+    families: tuple[FamilyBlock, ...] = ()
+    intervention: Mask
+    controls: Controls = Controls()
+    rules: Annotated[dict[Name, Rule], Field(min_length=1)]
+    claims: Annotated[tuple[Claims, ...], Field(min_length=1)]
+    replication: tuple[Replication, ...] = ()
+    inference: Inference
+    engine: Engine = Engine()
+    stopping: Stopping = Stopping()
+    report: Report = Report()
