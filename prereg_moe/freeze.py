@@ -1,0 +1,340 @@
+"""Freezing: from an authored registration and the bytes it names to one frozen document and its seal.
+
+:func:`check` says what freezing would pin and what is still missing; :func:`freeze` pins it.
+Nothing is loaded but bytes: weights, tokenizers, task files, corpora and templates are hashed,
+items are listed by id, families and null draws are derived from the sealed atlas and written
+out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import prereg_moe
+from prereg_moe import canonical, ledger
+from prereg_moe.atlas import RoutingAtlas
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.frozen import SCHEMA, Frozen, derive
+from prereg_moe.registration import Registration, expand, family_names, load, needs_null
+from prereg_moe.registration.schema import TaskMeasure
+from prereg_moe.registry import Registry, find_source, read_bytes
+
+__all__ = [
+    "Checked",
+    "atlas_inputs",
+    "check",
+    "freeze",
+    "load_frozen",
+    "pin_corpus",
+    "pin_folder",
+    "pin_model",
+    "read_items",
+    "template_files",
+]
+
+TEMPLATES = Path(__file__).parent / "templates"
+_MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
+_MAX_LINE = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What `check` found: the registration, what freezing still waits for, and what to think about.
+
+    Attributes:
+        registration: the valid registration.
+        pending: what must be there before it can be frozen.
+        advice: choices that weaken the study, said once.
+        conditions: conditions it would run, when the atlas is there, else an upper bound.
+        scores: item scores that is.
+    """
+
+    registration: Registration
+    pending: tuple[Problem, ...]
+    advice: tuple[Problem, ...]
+    conditions: int
+    scores: int
+
+
+def check(path: Path, root: Path | None = None) -> Checked:
+    """Return what freezing the registration at ``path`` would need; nothing is written or downloaded.
+
+    Raises:
+        Invalid: with every problem of the document.
+    """
+    path = _document(path)
+    registration = load(path)
+    pending: list[Problem] = []
+    for where, source in _sources(registration):
+        if not find_source(source, path.parent, root or path.parent).exists():
+            pending.append(Problem(where, f"{source} is not here", "get it before freezing"))
+    if registration.atlas is not None and not (path.parent / "atlas.json").exists():
+        pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
+    if not pending:
+        _items(registration, path.parent, root or path.parent)
+    conditions, scores = _count(registration)
+    return Checked(registration, tuple(pending), tuple(_advice(registration)), conditions, scores)
+
+
+def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
+    """Write ``frozen.json`` (and the templates) of a registration, seal them, and return it.
+
+    Raises:
+        Invalid: the document, or what it names, cannot be frozen; all problems at once.
+        Deviated: it is frozen already.
+        NotCheckable: a file it names is not there.
+        Tampered: the atlas is not the one that was sealed.
+    """
+    folder = registry.registration(id_)
+    seals = ledger.parse(registry.ledger())
+    if ledger.stage(seals, id_) not in (None, "atlas"):
+        raise Deviated(Problem(id_, "is frozen already", "register a change as a new registration with its own id"))
+    source = folder / "registration.yaml"
+    registration = load(source)
+    if registration.id != id_:
+        raise Invalid(Problem("id", f"is {registration.id!r} in the folder {id_!r}", "give both the same name"))
+    atlases, atlas_digest = _atlas(registry, registration, seals)
+    document = {
+        "schema": SCHEMA,
+        "software": {"prereg-moe": prereg_moe.__version__},
+        "registration": expand(registration),
+        "pins": {
+            **_pins(registration, folder, registry.root),
+            "atlas": atlas_digest,
+            "document": canonical.digest_file(source),
+            "templates": {name: canonical.digest_file(TEMPLATES / name) for name in template_files()},
+        },
+        **_items(registration, folder, registry.root),
+        **derive(registration, atlases),
+    }
+    frozen = Frozen.from_bytes(canonical.dumps(document))
+    copies = []
+    for name in template_files():
+        canonical.write(folder / "templates" / name, read_bytes(TEMPLATES / name))
+        copies.append(folder / "templates" / name)
+    canonical.write(folder / "frozen.json", document)
+    registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body={"digest": frozen.digest})
+    return frozen
+
+
+def load_frozen(registry: Registry, id_: str) -> Frozen:
+    """Return the frozen registration as it was sealed.
+
+    Raises:
+        Invalid: there is no such registration.
+        NotCheckable: it was never frozen, or its file is gone.
+        Tampered: its bytes are not the ones sealed.
+    """
+    path = registry.registration(id_) / "frozen.json"
+    if not path.parent.is_dir():
+        raise Invalid(Problem(id_, "is not a registration here", f"look in {registry.root / 'registrations'}"))
+    sealed = ledger.sealed_files(ledger.parse(registry.ledger()), id_).get(registry.name(path))
+    if sealed is None:
+        raise Invalid(Problem(id_, "is not frozen", f"run `prereg-moe freeze {id_}`"))
+    frozen = Frozen.from_bytes(read_bytes(path), registry.name(path))
+    if frozen.digest != sealed:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
+    return frozen
+
+
+def template_files() -> list[str]:
+    """Return the names of the report templates."""
+    return sorted(path.name for path in TEMPLATES.glob("*.j2"))
+
+
+def pin_folder(folder: Path, suffixes: frozenset[str] | None = None) -> dict[str, str]:
+    """Return file name (relative, forward slashes) -> digest of every file below a folder.
+
+    Args:
+        suffixes: take only these; hidden files and byte code are never taken.
+
+    Raises:
+        NotCheckable: the folder holds no such file.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): canonical.digest_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+        and (suffixes is None or path.suffix in suffixes)
+    }
+    if not files:
+        raise NotCheckable(Problem(str(folder), "holds no file to pin", "look at the source it is named by"))
+    return files
+
+
+def pin_model(folder: Path) -> dict[str, str]:
+    """Return the digests of a model's weights, configuration and tokenizer files."""
+    return pin_folder(folder, _MODEL_SUFFIXES)
+
+
+def pin_corpus(registration: Registration, name: str, folder: Path) -> dict[str, str]:
+    """Return the digests of a corpus's files, one an axis."""
+    corpus = registration.corpora[name]
+    names = [corpus.file.replace("{axis}", axis) for axis in registration.axes]
+    return {file: canonical.digest_file(folder / file) for file in sorted(set(names))}
+
+
+def atlas_inputs(registration: Registration, folder: Path, root: Path) -> dict[str, Any]:
+    """Return what a routing atlas is of: settings, and the digests of models and corpus."""
+    if registration.atlas is None:
+        raise Invalid(Problem("atlas", "is not registered", "say on which corpus routing is recorded"))
+    corpus = registration.atlas.corpus
+    return {
+        "settings": expand(registration)["atlas"],
+        "axes": list(registration.axes),
+        "models": {
+            name: {
+                "dtype": model.dtype,
+                "experts_implementation": model.experts_implementation,
+                "files": pin_model(find_source(model.source, folder, root)),
+            }
+            for name, model in registration.models.items()
+        },
+        "corpus": pin_corpus(registration, corpus, find_source(registration.corpora[corpus].source, folder, root)),
+    }
+
+
+def read_items(path: Path, skip: int, count: int) -> list[dict[str, Any]]:
+    """Return ``count`` items of a corpus file behind the first ``skip``, each with a text ``id``.
+
+    Raises:
+        NotCheckable: the file cannot be read.
+        Invalid: a line is no JSON object with an id, an id repeats, or there are too few.
+    """
+    lines = read_bytes(path).decode("utf-8", "replace").split("\n")
+    items: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    for number, line in enumerate(filter(str.strip, lines), start=1):
+        if number > skip + count:
+            break
+        try:
+            item = json.loads(line[:_MAX_LINE])
+        except (ValueError, RecursionError) as error:
+            raise Invalid(Problem(f"{path.name}:{number}", "is not JSON", "write one object a line")) from error
+        name = item.get("id") if isinstance(item, dict) else None
+        if not isinstance(name, str) or not name or name in seen:
+            raise Invalid(Problem(f"{path.name}:{number}", f"has the id {name!r}", "every item needs its own text id"))
+        seen.add(name)
+        if number > skip:
+            items.append(item)
+    if len(items) < count:
+        raise Invalid(Problem(path.name, f"has {len(items)} items behind the first {skip}", f"{count} are registered"))
+    return items
+
+
+def _document(path: Path) -> Path:
+    return path / "registration.yaml" if path.is_dir() else path
+
+
+def _sources(registration: Registration) -> list[tuple[str, str]]:
+    return [
+        *((f"models.{name}.source", model.source) for name, model in registration.models.items()),
+        *((f"corpora.{name}.source", corpus.source) for name, corpus in registration.corpora.items()),
+        *((f"measures.{name}.tasks", measure.tasks) for name, measure in registration.measures.items()),
+    ]
+
+
+def _pins(registration: Registration, folder: Path, root: Path) -> dict[str, Any]:
+    def at(source: str) -> Path:
+        return find_source(source, folder, root)
+
+    tasks = sorted({measure.tasks for measure in registration.measures.values()})
+    return {
+        "models": {name: pin_model(at(model.source)) for name, model in registration.models.items()},
+        "corpora": {name: pin_corpus(registration, name, at(c.source)) for name, c in registration.corpora.items()},
+        "tasks": {source: pin_folder(at(source)) for source in tasks},
+    }
+
+
+def _items(registration: Registration, folder: Path, root: Path) -> dict[str, Any]:
+    items: dict[str, dict[str, list[str]]] = {}
+    clusters: dict[str, dict[str, list[str]] | None] = {}
+    for name, measure in registration.measures.items():
+        found = {axis: _measured(registration, measure, axis, folder, root) for axis in registration.axes}
+        items[name] = {axis: [item["id"] for item in axis_items] for axis, axis_items in found.items()}
+        clusters[name] = None
+        if measure.unit == "cluster":
+            clusters[name] = {
+                axis: [_cluster(measure, item) for item in axis_items] for axis, axis_items in found.items()
+            }
+    return {"items": items, "clusters": clusters}
+
+
+def _measured(
+    registration: Registration, measure: TaskMeasure, axis: str, folder: Path, root: Path
+) -> list[dict[str, Any]]:
+    corpus = registration.corpora[measure.corpus]
+    path = find_source(corpus.source, folder, root) / corpus.file.replace("{axis}", axis)
+    return read_items(path, measure.skip, measure.items)
+
+
+def _cluster(measure: TaskMeasure, item: Mapping[str, Any]) -> str:
+    value = item.get(measure.cluster or "")
+    if not isinstance(value, str) or not value:
+        raise Invalid(Problem(item["id"], f"has no text field {measure.cluster!r}", "every item names its cluster"))
+    return value
+
+
+def _atlas(
+    registry: Registry, registration: Registration, seals: tuple[ledger.Seal, ...]
+) -> tuple[dict[str, RoutingAtlas], str | None]:
+    """Return model -> atlas and the atlas file's digest, having checked that it is of the registered bytes."""
+    if registration.atlas is None:
+        return {}, None
+    path = registry.registration(registration.id) / "atlas.json"
+    if not path.exists():
+        raise Invalid(Problem("atlas", "is not made yet", f"run `prereg-moe atlas {registration.id}` first"))
+    digest = canonical.digest_file(path)
+    if ledger.sealed_files(seals, registration.id).get(registry.name(path)) != digest:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "make the atlas again"))
+    document = canonical.read(path)
+    if document["inputs"] != atlas_inputs(registration, path.parent, registry.root):
+        raise Invalid(Problem("atlas", "was made of other weights, items or settings", "make the atlas again"))
+    return {
+        name: RoutingAtlas.from_json(table, f"atlas.json, {name}") for name, table in document["models"].items()
+    }, digest
+
+
+def _count(registration: Registration) -> tuple[int, int]:
+    """Return (conditions, item scores) at most: families of one size share their draws."""
+    cells: dict[tuple[str, str], int] = {}
+    for claims in registration.claims:
+        families = len(family_names(registration)) if claims.families == "all" else len(claims.families)
+        null = registration.controls.null
+        draws = null.draws if null is not None and needs_null(registration, claims) else 0
+        key = (claims.model, claims.measure)
+        cells[key] = max(cells.get(key, 0), 1 + families + draws)
+    scores = sum(n * registration.measures[m].items * len(registration.axes) for (_, m), n in cells.items())
+    return sum(cells.values()), scores
+
+
+def _advice(registration: Registration) -> list[Problem]:
+    advice = [
+        Problem(f"controls.{name}", "is missing", "without it nobody can tell a broken rule from a true finding")
+        for name in ("positive", "negative")
+        if getattr(registration.controls, name) is None
+    ]
+    for index, claims in enumerate(registration.claims):
+        if claims.tier == "confirmatory" and registration.rules[claims.rule].kind == "expression":
+            advice.append(
+                Problem(
+                    f"claims[{index}].rule",
+                    "is an expression: its error rate is not controlled",
+                    "prefer kind: modular",
+                )
+            )
+        measure = registration.measures[claims.measure]
+        if measure.items < registration.inference.few_units:
+            advice.append(
+                Problem(
+                    f"measures.{claims.measure}.items",
+                    f"{measure.items} items an axis",
+                    f"results below {registration.inference.few_units} are flagged FEW_UNITS",
+                )
+            )
+    return advice

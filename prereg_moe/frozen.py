@@ -1,0 +1,223 @@
+"""The frozen registration: the authored document, everything derived from it, every digest it rests on.
+
+`freeze` composes it once; from then on a study is this one canonical JSON file, and its digest
+is the study's name. Families and null draws stand in it as explicit lists beside the rules
+that built them, so that nothing depends on a seed being replayed the same way.
+
+A **condition** is the unit of work: one intervention on one model under one measure. The plan
+is a pure function of the frozen registration, and a condition's digest names its evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from prereg_moe import canonical
+from prereg_moe.atlas import Cells, Layout, RoutingAtlas, build_family, draw_nulls, size_of
+from prereg_moe.errors import Invalid, Problem, Tampered
+from prereg_moe.registration import Registration, family_names, needs_null, parse
+from prereg_moe.registration.schema import Claims
+
+__all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "derive"]
+
+SCHEMA = "prereg-moe/frozen/1"
+_KEYS = {"schema", "registration", "pins", "items", "clusters", "layout", "families", "draws", "software"}
+
+
+def cells_to_json(cells: Cells) -> list[list[Any]]:
+    """Return cells as ``[[layer, [expert, ...]], ...]``, ascending."""
+    return [[layer, sorted(experts)] for layer, experts in sorted(cells.items())]
+
+
+def _cells(document: list[list[Any]]) -> dict[int, tuple[int, ...]]:
+    return {layer: tuple(experts) for layer, experts in document}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One intervention on one model under one measure.
+
+    Attributes:
+        registration: digest of the frozen registration.
+        model: name of the model.
+        measure: name of the measure.
+        gates: gate rule of the mask, None for the baseline.
+        cells: the masked cells, empty for the baseline.
+    """
+
+    registration: str
+    model: str
+    measure: str
+    gates: str | None
+    cells: Cells
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nothing is intervened on."""
+        return self.gates is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the condition's digest is over."""
+        intervention = None
+        if not self.is_baseline:
+            intervention = {"kind": "mask", "gates": self.gates, "cells": cells_to_json(self.cells)}
+        return {
+            "registration": self.registration,
+            "model": self.model,
+            "measure": self.measure,
+            "intervention": intervention,
+        }
+
+    @property
+    def digest(self) -> str:
+        """The condition's name: ``sha256:<hex>``."""
+        return canonical.digest(self.to_json())
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen registration; build it with :meth:`from_bytes`.
+
+    Attributes:
+        document: the canonical JSON document.
+        registration: the authored registration in it.
+        digest: the study's name, ``sha256:<hex>``.
+    """
+
+    document: Mapping[str, Any]
+    registration: Registration
+    digest: str
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "frozen.json") -> Frozen:
+        """Return the frozen registration in canonical bytes.
+
+        Raises:
+            Tampered: the bytes are not canonical, or no frozen registration.
+        """
+        document = canonical.loads(data, where)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA or set(document) != _KEYS:
+            raise Tampered(Problem(where, "is not a frozen registration", "restore the file that `freeze` wrote"))
+        try:
+            registration = parse(document["registration"])
+        except Invalid as error:
+            raise Tampered([Problem(f"{where}, {p.where}", p.found, p.todo) for p in error.problems]) from error
+        return cls(document, registration, canonical.digest(data))
+
+    def items(self, measure: str) -> Mapping[str, list[str]]:
+        """Return axis -> item ids, in the order they are scored."""
+        items: Mapping[str, list[str]] = self.document["items"][measure]
+        return items
+
+    def clusters(self, measure: str) -> Mapping[str, list[str]] | None:
+        """Return axis -> the cluster of each item, None where items are the units."""
+        clusters: Mapping[str, list[str]] | None = self.document["clusters"][measure]
+        return clusters
+
+    @cached_property
+    def families(self) -> Mapping[tuple[str, str], dict[int, tuple[int, ...]]]:
+        """(model, family) -> cells."""
+        return {(entry["model"], entry["name"]): _cells(entry["cells"]) for entry in self.document["families"]}
+
+    @cached_property
+    def _draws(self) -> Mapping[tuple[str, str, int], list[dict[int, tuple[int, ...]]]]:
+        return {
+            (entry["model"], entry["unit"], entry["size"]): [_cells(draw) for draw in entry["cells"]]
+            for entry in self.document["draws"]
+        }
+
+    def axis_of(self, family: str) -> str:
+        """Return the axis a family is hypothesised for."""
+        return family_names(self.registration)[family][0]
+
+    def families_of(self, claims: Claims) -> tuple[str, ...]:
+        """Return the names of the families a block of claims is about."""
+        return tuple(family_names(self.registration)) if claims.families == "all" else claims.families
+
+    def baseline(self, claims: Claims) -> Condition:
+        """Return the condition every effect of the block is measured from."""
+        return Condition(self.digest, claims.model, claims.measure, None, {})
+
+    def ablation(self, claims: Claims, family: str) -> Condition:
+        """Return the condition that masks a family."""
+        return self._mask(claims, self.families[claims.model, family])
+
+    def draws(self, claims: Claims, family: str) -> tuple[Condition, ...]:
+        """Return the conditions that mask random sets of the family's size."""
+        unit = self.registration.families[family_names(self.registration)[family][1]].build.unit
+        size = size_of(self.families[claims.model, family], unit)
+        return tuple(self._mask(claims, cells) for cells in self._draws[claims.model, unit, size])
+
+    def _mask(self, claims: Claims, cells: Cells) -> Condition:
+        return Condition(self.digest, claims.model, claims.measure, self.registration.intervention.gates, cells)
+
+    @cached_property
+    def plan(self) -> Mapping[str, Condition]:
+        """Every condition of the study by its digest, baselines first within a block, each once."""
+        plan: dict[str, Condition] = {}
+        for claims in self.registration.claims:
+            conditions = [self.baseline(claims)]
+            families = self.families_of(claims)
+            conditions += [self.ablation(claims, family) for family in families]
+            if needs_null(self.registration, claims):
+                conditions += [draw for family in families for draw in self.draws(claims, family)]
+            for condition in conditions:
+                plan.setdefault(condition.digest, condition)
+        return plan
+
+
+def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> dict[str, Any]:
+    """Return what follows from a registration and its models' atlases: layouts, families and null draws, explicitly.
+
+    Raises:
+        Invalid: a family or draw the models cannot be given, each with its place.
+    """
+    used = dict.fromkeys(claims.model for claims in registration.claims)
+    families: list[dict[str, Any]] = []
+    draws: dict[tuple[str, str, int], list[Any]] = {}
+    problems: list[Problem] = []
+    for model in used:
+        atlas = atlases[model]
+        for name, (axis, index) in family_names(registration).items():
+            build = registration.families[index].build
+            where = f"families[{index}], {model}, {name}"
+            try:
+                cells = build_family(build, axis, atlas)
+                key = (model, build.unit, size_of(cells, build.unit))
+            except Invalid as error:
+                problems += [Problem(where, problem.found, problem.todo) for problem in error.problems]
+                continue
+            found = atlas.layout.check(cells, where)
+            problems += found
+            families.append({"model": model, "name": name, "axis": axis, "cells": cells_to_json(cells)})
+            if (
+                not found
+                and registration.controls.null is not None
+                and key not in draws
+                and _compared(registration, model)
+            ):
+                draws[key] = [cells_to_json(draw) for draw in _draw(registration, atlas.layout, key)]
+    if problems:
+        raise Invalid(problems)
+    return {
+        "layout": {model: _layout(atlases[model].layout) for model in used},
+        "families": families,
+        "draws": [{"model": m, "unit": unit, "size": size, "cells": cells} for (m, unit, size), cells in draws.items()],
+    }
+
+
+def _compared(registration: Registration, model: str) -> bool:
+    return any(claims.model == model and needs_null(registration, claims) for claims in registration.claims)
+
+
+def _draw(registration: Registration, layout: Layout, key: tuple[str, str, int]) -> tuple[Cells, ...]:
+    model, unit, size = key
+    null = registration.controls.null
+    return draw_nulls(layout, unit=unit, size=size, draws=null.draws, seed=null.seed, model=model) if null else ()
+
+
+def _layout(layout: Layout) -> dict[str, Any]:
+    return {"layers": list(layout.layers), "experts": layout.experts, "top_k": layout.top_k}

@@ -1,0 +1,162 @@
+"""The registry: one folder that holds registrations, their reports and the ledger that seals them.
+
+    <root>/registrations/LEDGER.jsonl
+    <root>/registrations/<id>/registration.yaml  atlas.json  frozen.json  templates/
+    <root>/reports/<id>/evidence/<condition>.json  evidence.json  verdict.json  report.md ...
+
+This module is the edge: it finds, reads, writes and locks. What bytes mean is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from prereg_moe import canonical, ledger
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped
+
+__all__ = ["Registry", "find_source", "now"]
+
+_TESTBED = Path(__file__).parent / "lab" / "testbed"
+
+
+def now() -> str:
+    """Return the time of this machine as a seal writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry root and the paths below it."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path) -> Registry:
+        """Return the registry at or above ``start``: the nearest folder that holds ``registrations/``.
+
+        Raises:
+            Invalid: there is none.
+        """
+        start = start.resolve()
+        for folder in (start, *start.parents):
+            if (folder / "registrations").is_dir():
+                return cls(folder)
+        raise Invalid(Problem(str(start), "is in no registry", "run `prereg-moe init` or give --root"))
+
+    @property
+    def ledger_path(self) -> Path:
+        """The ledger all registrations of this root share."""
+        return self.root / "registrations" / "LEDGER.jsonl"
+
+    def registration(self, id_: str) -> Path:
+        """The folder of a registration."""
+        return self.root / "registrations" / id_
+
+    def reports(self, id_: str) -> Path:
+        """The folder of a registration's evidence, verdicts and reports."""
+        return self.root / "reports" / id_
+
+    def evidence(self, id_: str) -> Path:
+        """The folder of a registration's evidence files."""
+        return self.reports(id_) / "evidence"
+
+    def name(self, path: Path) -> str:
+        """Return a path as the ledger writes it, relative to the root, with forward slashes."""
+        return PurePosixPath(path.resolve().relative_to(self.root.resolve())).as_posix()
+
+    def path(self, name: str) -> Path:
+        """Return the path a ledger's name stands for.
+
+        Raises:
+            Invalid: it leaves the root.
+        """
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise Invalid(Problem(name, "lies outside the registry", "sealed files live below the root"))
+        return path
+
+    def ledger(self) -> bytes:
+        """Return the ledger's bytes, empty where there is none yet."""
+        return self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
+
+    def seal(
+        self, kind: str, id_: str, files: Iterable[Path], *, time: str, body: Mapping[str, Any] | None = None
+    ) -> str:
+        """Append a seal over the files as they lie on disk and return the new head.
+
+        Two processes that append at once wait for each other (an advisory lock on the ledger
+        itself); a last line torn by a crash is dropped first.
+
+        Raises:
+            Deviated: the stage may not follow what the ledger holds.
+            Tampered: the ledger does not hold together.
+            Stopped: the ledger cannot be written.
+        """
+        digests = {self.name(path): canonical.digest_file(path) for path in files}
+        try:
+            self.ledger_path.parent.mkdir(parents=True, exist_ok=True)
+            with self.ledger_path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.seek(0)
+                data = file.read()
+                if tail := ledger.torn(data):
+                    data = data[: -len(tail)]
+                    file.truncate(len(data))
+                line = ledger.next_line(data, kind, id_, time=time, files=digests, body=body)
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise Stopped(Problem(str(self.ledger_path), f"cannot be written ({error.strerror})")) from error
+        return canonical.digest(line[:-1])
+
+
+def find_source(source: str, folder: Path, root: Path) -> Path:
+    """Return where a source of a registration lies on this machine; it need not exist.
+
+    ``testbed:PATH`` is embedded in the package; ``./PATH`` is relative to the registration's
+    folder and stays inside the registry (a link to a folder elsewhere is followed);
+    ``hf:ORG/NAME@COMMIT`` is the hub's local cache.
+
+    Raises:
+        Invalid: another form, a path that leaves the registry, a hub model without a commit.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme == "testbed":
+        return _inside(_TESTBED, _TESTBED / rest, source)
+    if scheme == "hf":
+        name, _, commit = rest.partition("@")
+        if name.count("/") != 1 or len(commit) != 40 or not all(c in "0123456789abcdef" for c in commit):
+            raise Invalid(
+                Problem(source, "does not name a commit", "write hf:ORG/NAME@ and the commit's 40 hex digits")
+            )
+        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+        return cache / f"models--{name.replace('/', '--')}" / "snapshots" / commit
+    if source.startswith("./"):
+        return _inside(root, folder / source, source)
+    raise Invalid(Problem(source, "is no source", "write testbed:NAME, ./folder or hf:ORG/NAME@commit"))
+
+
+def _inside(root: Path, path: Path, source: str) -> Path:
+    if not Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute())):
+        raise Invalid(Problem(source, "leaves the registry", "put or link what it names below the registry's root"))
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        NotCheckable: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
