@@ -117,7 +117,8 @@ def share(mass: Array) -> Array:
     A row sums to one, or to zero where nothing was routed.
     """
     total = mass.sum(axis=2, keepdims=True)
-    return np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    shares: Array = np.divide(mass, total, out=np.zeros_like(mass), where=total > 0)
+    return shares
 
 
 def lift(table: Array) -> Array:
@@ -131,7 +132,8 @@ def lift(table: Array) -> Array:
         its released tables (mean lift of 11 of 11 families exact).
     """
     mean = table.mean(axis=0, keepdims=True)
-    return np.divide(table, mean, out=np.zeros_like(table), where=mean > 0)
+    times: Array = np.divide(table, mean, out=np.zeros_like(table), where=mean > 0)
+    return times
 
 
 def build_family(build: TopLift | ExplicitFamily, axis: str, atlas: RoutingAtlas) -> dict[int, tuple[int, ...]]:

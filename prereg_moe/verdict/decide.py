@@ -1,0 +1,373 @@
+"""From effects to verdicts: the rules.
+
+``modular`` is the default rule of the package, an intersection-union test: a claim's p is the
+largest of
+
+1. randomisation: the family's effect among those of R random expert sets;
+2. the same, step-down max-T over the families of the block;
+3. items x draws: the excess over the mean random set is above the registered minimum effect;
+4. selectivity: on - kappa * off > 0 for every off-target axis, bootstrap-t on the binding axis,
+   step-down max-T over the families, floored by the largest marginal p.
+
+CONFIRMED where it is at most alpha. REFUTED where parts 1 to 3 hold and some axis is shown to
+be harmed more than on / kappa, or where the excess is shown to lie inside the minimum effect.
+INCONCLUSIVE otherwise. ``selective`` is the same without random sets (part 3 becomes the effect
+itself). ``expression`` evaluates a registered line; it has no error control and says so.
+
+Every decision is made on unrounded values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri, stdtr
+
+from prereg_moe import rules, stats
+from prereg_moe.registration.schema import ExpressionRule, Inference, ModularRule, SelectiveRule
+from prereg_moe.stats.resample import exact_mean, exact_variance
+from prereg_moe.stats.selectivity import FamilySelectivity, Selective
+from prereg_moe.verdict.estimate import Effects, Interval
+
+__all__ = ["CONFIRMED", "INCONCLUSIVE", "INVALID", "REASONS", "REFUTED", "Decision", "decide"]
+
+CONFIRMED, REFUTED, INCONCLUSIVE, INVALID = "CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID"
+
+REASONS = {
+    "ALL_PARTS_HOLD": "every part of the rule holds at its corrected level",
+    "NOT_BEYOND_RANDOM": "not distinguishable from random expert sets of the same size",
+    "NOT_BEYOND_MINIMUM": "the effect is not shown to exceed the registered minimum",
+    "NOT_SELECTIVE": "not shown to spare every other axis",
+    "SKEW_UNCONFIRMED": "the data are skewed against the rule and the Welch-t version does not agree",
+    "HARMS_ANOTHER_AXIS": "another axis is shown to be harmed beyond on / kappa",
+    "NO_EFFECT": "the effect is shown to lie inside the registered minimum",
+    "TOO_FEW_UNITS": "fewer than two units",
+    "EXPRESSION_TRUE": "the registered expression is true",
+    "EXPRESSION_FALSE": "the registered expression is false, which by itself refutes nothing",
+    "EXPRESSION_UNKNOWN": "a quantity of the registered expression does not exist",
+    "REFUTING_EXPRESSION_TRUE": "the registered refuting expression is true",
+    "POSITIVE_CONTROL_FAILED": "the positive control did not come out as registered",
+    "NEGATIVE_CONTROL_FAILED": "the negative control did not come out as registered",
+}
+_KNIFE_EDGE_Z = 0.2  # standard errors between the verdict and its bar
+_PUBLISHED = 0.005  # half a unit of the second decimal
+_MONTE_CARLO_SE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict on one family and why.
+
+    Attributes:
+        verdict: CONFIRMED, REFUTED, INCONCLUSIVE or INVALID.
+        reasons: keys of :data:`REASONS`, what decided first.
+        flags: what limits it.
+        p: largest p of the parts, each for this claim alone; None where the rule has none.
+        p_adjusted: the same, each part corrected over the block's families.
+        margin: distance to the nearest bar, in units of the measure; + is on the claim's side.
+        parts: the numbers behind it.
+    """
+
+    verdict: str
+    reasons: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    p: float | None = None
+    p_adjusted: float | None = None
+    margin: float | None = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def decide(
+    effects: Effects, rule: ModularRule | SelectiveRule | ExpressionRule, inference: Inference, alpha: float
+) -> dict[str, Decision]:
+    """Return family -> decision for one block of claims.
+
+    Args:
+        effects: what was measured.
+        rule: the registered rule.
+        inference: the registered inference.
+        alpha: the block's family-wise level.
+    """
+    if effects.units < 2:
+        return {family: Decision(INCONCLUSIVE, ("TOO_FEW_UNITS",), ("FEW_UNITS",)) for family in effects.families}
+    if isinstance(rule, ExpressionRule):
+        return {family: _expression(effects, family, rule) for family in effects.families}
+    decisions = _tested(effects, rule, inference, alpha, inference.resamples)
+    doubtful = any("MONTE_CARLO" in decision.flags for decision in decisions.values())
+    if doubtful and inference.escalation > inference.resamples:
+        decisions = _tested(effects, rule, inference, alpha, inference.escalation)
+    return decisions
+
+
+# ------------------------------------------------------------------ modular and selective
+
+
+@dataclass(frozen=True, slots=True)
+class _OnTarget:
+    """Parts 1 to 3 of the rule, arrays (family,): does the family's own axis suffer enough?"""
+
+    p: NDArray[np.float64]  # each claim alone
+    p_adjusted: NDArray[np.float64]
+    p_random: NDArray[np.float64]  # parts 1 and 2, corrected
+    p_minimum: NDArray[np.float64]  # part 3, corrected
+    excess: NDArray[np.float64]  # what is compared with the minimum effect
+    p_nothing: NDArray[np.float64]  # two one-sided tests: the excess lies inside the minimum effect
+    parts: tuple[Mapping[str, Any], ...]
+
+
+def _tested(
+    effects: Effects, rule: ModularRule | SelectiveRule, inference: Inference, alpha: float, resamples: int
+) -> dict[str, Decision]:
+    families = effects.families
+    own = [effects.deltas[family][effects.axis[family]] for family in families]
+    if isinstance(rule, ModularRule):
+        on = _beyond_random(effects, own, rule, inference, resamples)
+    else:
+        on = _beyond_minimum(effects, own, rule, inference, resamples)
+    spared = stats.selective(
+        own,
+        [{axis: effects.deltas[family][axis] for axis in effects.off[family]} for family in families],
+        kappa=rule.kappa,
+        on_axes=[effects.axis[family] for family in families],
+        labels=families,
+        resamples=resamples,
+        seed=inference.seed,
+        alpha=alpha,
+        linked=inference.linked_items,
+        absolute=rule.absolute,
+    )
+    return {
+        family: _combine(on, spared, index, effects, rule, inference, alpha, resamples)
+        for index, family in enumerate(families)
+    }
+
+
+def _beyond_random(
+    effects: Effects, own: Sequence[Any], rule: ModularRule, inference: Inference, resamples: int
+) -> _OnTarget:
+    null = effects.null or {}
+    beats = stats.beats_null(
+        own,
+        [null[family] for family in effects.families],
+        labels=effects.families,
+        min_effect=rule.minimum_effect,
+        seed=inference.seed,
+        assignments=resamples,
+        level=inference.interval.level,
+    )
+    parts = tuple(
+        {
+            "null": _null(null[family]),
+            "excess": {
+                "estimate": float(beats.contrast[f]),
+                "low": float(beats.low[f]),
+                "high": float(beats.high[f]),
+                "se": float(beats.se[f]),
+            },
+            "p_randomisation": float(beats.p_randomisation[f]),
+            "p_max_t": float(beats.p_maxt[f]),
+            "p_items": float(beats.p_items_adjusted[f]),
+        }
+        for f, family in enumerate(effects.families)
+    )
+    return _OnTarget(
+        p=np.maximum(beats.p_randomisation, beats.p_items),
+        p_adjusted=beats.p,
+        p_random=np.maximum(beats.p_randomisation, beats.p_maxt),
+        p_minimum=beats.p_items_adjusted,
+        excess=beats.contrast,
+        p_nothing=_inside(beats.contrast, beats.se, beats.df, rule.minimum_effect),
+        parts=parts,
+    )
+
+
+def _beyond_minimum(
+    effects: Effects, own: Sequence[Any], rule: SelectiveRule, inference: Inference, resamples: int
+) -> _OnTarget:
+    above = [
+        stats.bootstrap(
+            delta - rule.minimum_effect,
+            resamples=resamples,
+            seed=inference.seed,
+            sides="lower",
+            labels=("minimum effect", effects.axis[family]),
+        )
+        for family, delta in zip(effects.families, own, strict=True)
+    ]
+    p = np.array([1.0 if made.p is None else made.p for made in above])
+    adjusted = np.asarray(stats.adjust(p, "holm"))
+    mean = np.array([float(exact_mean(delta)) for delta in own])
+    se = np.array([math.sqrt(float(exact_variance(delta)) / delta.size) for delta in own])
+    return _OnTarget(
+        p=p,
+        p_adjusted=adjusted,
+        p_random=np.zeros_like(p),
+        p_minimum=adjusted,
+        excess=mean,
+        p_nothing=_inside(mean, se, np.array([delta.size - 1.0 for delta in own]), rule.minimum_effect),
+        parts=tuple({"p_items": float(value)} for value in adjusted),
+    )
+
+
+def _inside(estimate: Any, se: Any, df: Any, margin: float) -> NDArray[np.float64]:
+    """Return the larger p of two one-sided t tests of |quantity| >= margin; 1 where nothing varies."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = np.maximum(stdtr(df, (estimate - margin) / se), stdtr(df, -(estimate + margin) / se))
+    return np.where(se > 0, p, 1.0)
+
+
+def _combine(
+    on: _OnTarget,
+    spared: Selective,
+    index: int,
+    effects: Effects,
+    rule: ModularRule | SelectiveRule,
+    inference: Inference,
+    alpha: float,
+    resamples: int,
+) -> Decision:
+    family = spared.families[index]
+    p_adjusted = float(max(on.p_adjusted[index], spared.p[index]))
+    welch = float(spared.p_welch_holm[index])
+    flags = _flags(effects, family, p_adjusted, welch, inference, alpha, resamples)
+    verdict, reasons = _verdict(on, spared, index, alpha, p_adjusted)
+    if verdict == CONFIRMED and "SKEW" in flags and welch > alpha:
+        verdict, reasons = INCONCLUSIVE, ("SKEW_UNCONFIRMED",)
+    return Decision(
+        verdict,
+        reasons,
+        flags,
+        p=float(max(on.p[index], family.p_marginal)),
+        p_adjusted=p_adjusted,
+        margin=float(min(on.excess[index] - rule.minimum_effect, family.binding.psi)),
+        parts={**on.parts[index], "selectivity": _selectivity(family, welch)},
+    )
+
+
+def _verdict(
+    on: _OnTarget, spared: Selective, index: int, alpha: float, p_adjusted: float
+) -> tuple[str, tuple[str, ...]]:
+    if p_adjusted <= alpha:
+        return CONFIRMED, ("ALL_PARTS_HOLD",)
+    share = alpha / len(spared.families)
+    if on.p_adjusted[index] <= alpha and spared.p_refute[index] <= share:
+        return REFUTED, ("HARMS_ANOTHER_AXIS",)
+    if on.p_nothing[index] <= share:
+        return REFUTED, ("NO_EFFECT",)
+    parts = {
+        "NOT_BEYOND_RANDOM": on.p_random[index],
+        "NOT_BEYOND_MINIMUM": on.p_minimum[index],
+        "NOT_SELECTIVE": spared.p[index],
+    }
+    return INCONCLUSIVE, tuple(reason for reason, p in parts.items() if p > alpha)
+
+
+def _flags(
+    effects: Effects,
+    family: FamilySelectivity,
+    p: float,
+    welch: float,
+    inference: Inference,
+    alpha: float,
+    resamples: int,
+) -> tuple[str, ...]:
+    monte_carlo_se = math.sqrt(alpha * (1 - alpha) / resamples)
+    held = {
+        "FEW_UNITS": effects.units < inference.few_units,
+        "SKEW": -family.skew > inference.skew_guard,
+        "METHOD": (family.p <= alpha) != (welch <= alpha),
+        "MONTE_CARLO": abs(p - alpha) < _MONTE_CARLO_SE * monte_carlo_se,
+        "KNIFE_EDGE": 0 < p < 1 and abs(float(ndtri(p)) - float(ndtri(alpha))) < _KNIFE_EDGE_Z,
+    }
+    return tuple(flag for flag, holds in held.items() if holds)
+
+
+def _selectivity(family: FamilySelectivity, welch: float) -> dict[str, Any]:
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        "binding": family.binding.axis,
+        "p": family.p,
+        "p_welch": welch,
+        "p_refute": family.p_refute,
+        "skew": family.skew,
+        "contrasts": [
+            {
+                "axis": one.axis,
+                "sign": one.sign,
+                "estimate": one.psi,
+                "t": finite(one.t),
+                "lower": finite(one.lower),
+                "upper": finite(one.upper),
+            }
+            for one in family.contrasts
+        ],
+    }
+
+
+def _null(draws: NDArray[np.float64]) -> dict[str, Any]:
+    sd = float(draws.std(ddof=1)) if draws.size > 1 else None
+    return {
+        "mean": float(draws.mean()),
+        "sd": sd,
+        "max": float(draws.max()),
+        "draws": [float(value) for value in draws],
+    }
+
+
+# ------------------------------------------------------------------ expressions
+
+
+def _expression(effects: Effects, family: str, rule: ExpressionRule) -> Decision:
+    on = effects.intervals[family][effects.axis[family]]
+    off = worst(effects, family, rule.worst_off)[1]
+    values: dict[str, float | None] = {
+        **{f"on.{name}": value for name, value in _named(on)},
+        **{f"off.{name}": value for name, value in _named(off)},
+    }
+    parts: dict[str, Any] = {}
+    if effects.null is not None:
+        parts["null"] = _null(effects.null[family])
+        values |= {f"null.{name}": parts["null"][name] for name in ("mean", "sd", "max")}
+    confirm = rules.parse(rule.confirm)
+    refute = rules.parse(rule.refute) if rule.refute is not None else None
+    outcome = confirm.evaluate(values)
+    verdict = CONFIRMED if outcome.truth else INCONCLUSIVE
+    reason = f"EXPRESSION_{'UNKNOWN' if outcome.truth is None else str(outcome.truth).upper()}"
+    if verdict != CONFIRMED and refute is not None and refute.evaluate(values).truth:
+        verdict, reason = REFUTED, "REFUTING_EXPRESSION_TRUE"
+    rounded = {
+        name: None if value is None else (value - _PUBLISHED, value + _PUBLISHED) for name, value in values.items()
+    }
+    flags = ["UNCORRECTED"]
+    if outcome.truth is not None and confirm.evaluate(rounded).truth is None:
+        flags.append("KNIFE_EDGE")
+    margin = None if outcome.margin is None else outcome.margin[0]
+    return Decision(verdict, (reason,), tuple(flags), margin=margin, parts={**parts, "expression": confirm.text})
+
+
+def worst(effects: Effects, family: str, by: str = "estimate") -> tuple[str, Interval]:
+    """Return the off-target axis with the largest estimate (or upper bound), and its interval."""
+    table = effects.intervals[family]
+
+    def size(axis: str) -> float:
+        value = table[axis].high if by == "upper_bound" else table[axis].estimate
+        return math.inf if value is None else value
+
+    axis = max(effects.off[family], key=size)
+    return axis, table[axis]
+
+
+def _named(interval: Interval) -> list[tuple[str, float | None]]:
+    return [("est", interval.estimate), ("lo", interval.low), ("hi", interval.high)]
+
+
+def gated(decision: Decision, failed: Sequence[str]) -> Decision:
+    """Return the decision as it stands once the controls are known: INVALID where one failed."""
+    return replace(decision, verdict=INVALID, reasons=tuple(failed)) if failed else decision

@@ -1,0 +1,167 @@
+"""From evidence to effects: what each family's ablation did to each axis, signed so that + is harm.
+
+    delta[family, axis, unit] = sign * (score under ablation - score of the baseline)
+
+Items stand in the order of their ids and, where the measure registers clusters, are averaged
+to clusters, which are then the units. Every family of a block is measured on the same units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prereg_moe import stats
+from prereg_moe.evidence import Evidence
+from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.registration import needs_null, off_axes
+from prereg_moe.registration.schema import Claims
+from prereg_moe.stats.resample import exact_mean
+
+__all__ = ["Effects", "Interval", "effects"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean effect with its registered interval; ``low`` and ``high`` are None where no interval exists.
+
+    Attributes:
+        estimate: mean over units, in units of the measure.
+        low: lower end.
+        high: upper end.
+        units: how many units were resampled.
+    """
+
+    estimate: float
+    low: float | None
+    high: float | None
+    units: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the interval as plain JSON."""
+        return {"estimate": self.estimate, "low": self.low, "high": self.high, "units": self.units}
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """The effects one block of claims is judged by.
+
+    Attributes:
+        claims: the block.
+        families: its families; everything below is keyed by them.
+        axis: family -> its own axis.
+        off: family -> its off-target axes.
+        deltas: family -> axis -> harm per unit  # (units,)
+        null: family -> harm of each null draw on the family's own axis  # (draws, units)
+        intervals: family -> axis -> mean effect and interval.
+    """
+
+    claims: Claims
+    families: tuple[str, ...]
+    axis: Mapping[str, str]
+    off: Mapping[str, tuple[str, ...]]
+    deltas: Mapping[str, Mapping[str, Array]]
+    null: Mapping[str, Array] | None
+    intervals: Mapping[str, Mapping[str, Interval]]
+
+    @property
+    def units(self) -> int:
+        """The smallest number of units of any axis."""
+        return min(delta.size for axes in self.deltas.values() for delta in axes.values())
+
+
+def effects(evidence: Evidence, claims: Claims) -> Effects:
+    """Return the effects of a block of claims.
+
+    Args:
+        evidence: complete evidence.
+        claims: the block.
+    """
+    frozen = evidence.frozen
+    families = frozen.families_of(claims)
+    units = _Units(evidence, claims)
+    deltas = {family: units.harm(frozen.ablation(claims, family)) for family in families}
+    null = None
+    if needs_null(frozen.registration, claims):
+        null = {
+            family: np.stack([units.harm(draw)[frozen.axis_of(family)] for draw in frozen.draws(claims, family)])
+            for family in families
+        }
+    axis = {family: frozen.axis_of(family) for family in families}
+    off = {family: off_axes(frozen.registration, claims, axis[family]) for family in families}
+    return Effects(claims, families, axis, off, deltas, null, _intervals(frozen, deltas))
+
+
+class _Units:
+    """Turns a condition's scores into harm per unit, always the same units in the same order."""
+
+    def __init__(self, evidence: Evidence, claims: Claims) -> None:
+        frozen = evidence.frozen
+        self._values = evidence.values
+        self._sign = 1.0 if frozen.registration.measures[claims.measure].harm == "increase" else -1.0
+        self._baseline = evidence.values[frozen.baseline(claims).digest]
+        clusters = frozen.clusters(claims.measure)
+        self._groups = {
+            axis: _groups(clusters[axis] if clusters is not None else ids)
+            for axis, ids in frozen.items(claims.measure).items()
+        }
+        self._made: dict[str, dict[str, Array]] = {}
+
+    def harm(self, condition: Condition) -> dict[str, Array]:
+        digest = condition.digest
+        if digest not in self._made:
+            scores = self._values[digest]
+            self._made[digest] = {
+                axis: _means(self._sign * (scores[axis] - self._baseline[axis]), groups)
+                for axis, groups in self._groups.items()
+            }
+        return self._made[digest]
+
+
+def _groups(names: list[str]) -> list[list[int]]:
+    """Return the positions of each unit's items, units in the order of their names."""
+    groups: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        groups.setdefault(name, []).append(position)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _means(delta: Array, groups: list[list[int]]) -> Array:
+    if all(len(group) == 1 for group in groups):
+        return delta[[group[0] for group in groups]]
+    return np.array([math.fsum(delta[group]) / len(group) for group in groups])
+
+
+def _intervals(frozen: Frozen, deltas: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Interval]]:
+    inference = frozen.registration.inference
+    found: dict[str, dict[str, Interval]] = {family: {} for family in deltas}
+    for axis in frozen.registration.axes:
+        table = np.stack([axes[axis] for axes in deltas.values()], axis=1)  # (units, families)
+        if len(table) < 2:
+            made_here = [Interval(float(mean), None, None, len(table)) for mean in exact_mean(table)]
+        else:
+            made_here = [
+                Interval(made.estimate, _finite(made.low), _finite(made.high), made.units)
+                for made in stats.bootstrap_many(
+                    table,
+                    interval=inference.interval.kind,
+                    level=inference.interval.level,
+                    resamples=inference.resamples,
+                    seed=inference.seed,
+                    labels=("interval", axis),
+                )
+            ]
+        for family, estimate in zip(deltas, made_here, strict=True):
+            found[family][axis] = estimate
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
