@@ -1,0 +1,422 @@
+"""Find the routed layers of a model by structure, and learn how they route from one small forward.
+
+Structure: a child module called ``experts`` that knows its expert count, beside exactly one child
+called ``gate`` or ``router``. Behaviour: four tokens are sent through the model while every torch
+call between the router's entry and the experts' entry is read. That gives the number of classes
+(experts and no-op classes), k, groups, where the selection happens, what the experts are handed
+and whether gates are normalised. Nothing is read from configuration, nothing from class names.
+
+A layout that is not this one is refused with its place and the reason. A layer that can be observed
+but whose router cannot be edited exactly (it selects by a hash table, say) is found, with the
+reason in ``refusal``; interventions on its router are refused with that reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from prereg_moe.errors import Invalid, Problem
+from prereg_moe.lab.models.ops import LINEAR, SCORES, Selection, read_selection
+
+__all__ = ["MoE", "MoELayer", "Unsupported", "discover"]
+
+_COUNTS: Final = ("num_routed_experts", "num_experts", "n_routed_experts", "num_local_experts")
+_ROUTERS: Final = ("gate", "router")
+_PROBE_TOKENS: Final = 4
+
+
+class Unsupported(Invalid):
+    """This model, or this layer of it, cannot be observed or intervened on exactly."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoELayer:
+    """One routed layer.
+
+    ``classes`` counts what the router compares: the experts, and no-op classes after them. ``groups``
+    is 1 where the router does not limit itself to groups; else it keeps ``groups_kept`` of them, each
+    scored by its best ``group_votes`` experts. ``selects`` is "router" or "block": where the
+    comparison happens. ``takes`` is "indices", or "gated inputs" where each expert is handed all
+    tokens times their gates. ``gate_output`` is the router output that holds those gates (-1: none).
+    ``normalised`` says that the gates of a token have a constant sum. ``cut`` numbers the router's last
+    comparison over all classes, the one that picks; ``settable_k`` says that it is a ``topk``.
+    """
+
+    index: int
+    path: str
+    block: nn.Module
+    router: nn.Module
+    experts: nn.Module
+    n_experts: int
+    classes: int
+    top_k: int
+    groups: int = 1
+    groups_kept: int = 1
+    group_votes: int = 0
+    selects: str = "router"
+    takes: str = "indices"
+    gate_output: int = -1
+    normalised: bool = False
+    cut: int = 0
+    settable_k: bool = False
+    steps: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+    refusal: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was found, as JSON."""
+        return {
+            "layer": self.index,
+            "path": self.path,
+            "router": type(self.router).__name__,
+            "experts": type(self.experts).__name__,
+            "n_experts": self.n_experts,
+            "no_op_classes": self.classes - self.n_experts,
+            "top_k": self.top_k,
+            "groups": self.groups,
+            "groups_kept": self.groups_kept,
+            "selection": f"in the {self.selects}",
+            "experts_take": self.takes,
+            "gates_normalised": self.normalised,
+            "steps": list(self.steps),
+            "shared": list(self.shared),
+            "refusal": self.refusal,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MoE:
+    """A model and its routed layers, in decoder order."""
+
+    model: nn.Module
+    layers: tuple[MoELayer, ...]
+    implementation: str = ""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Decoder layer indices of the routed layers."""
+        return tuple(layer.index for layer in self.layers)
+
+    @property
+    def n_experts(self) -> int:
+        """Experts in the widest layer."""
+        return max(layer.n_experts for layer in self.layers)
+
+    def layer(self, index: int) -> MoELayer:
+        """Return the routed layer at a decoder layer index.
+
+        Raises:
+            Invalid: that decoder layer does not route.
+        """
+        for layer in self.layers:
+            if layer.index == index:
+                return layer
+        raise Invalid(Problem(f"layer {index}", "is not an MoE layer", f"MoE layers are {list(self.indices)}"))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what was found, as JSON."""
+        return {
+            "model": type(self.model).__name__,
+            "experts_implementation": self.implementation,
+            "layers": [layer.describe() for layer in self.layers],
+        }
+
+
+def discover(model: nn.Module) -> MoE:
+    """Return the routed layers of a model, learned from its structure and one four-token forward.
+
+    The model is left as it was.
+
+    Raises:
+        Unsupported: no routed layers, or a layer laid out in a way that cannot be observed exactly.
+        Invalid: the model is in training mode, where routers may draw random numbers.
+    """
+    name = type(model).__name__
+    if model.training:
+        raise Invalid(Problem(name, "is in training mode, where routers may be random", "call model.eval() first"))
+    _not_compiled(model)
+    sites = _sites(model)
+    _probe(model, sites)
+    config = getattr(model, "config", None)
+    implementation = getattr(config, "_experts_implementation", None) or ""
+    return MoE(model, tuple(_layer(site) for site in sites), str(implementation))
+
+
+@dataclass(eq=False)
+class _Site:
+    """One candidate layer and what the probe saw there."""
+
+    index: int
+    path: str
+    block: nn.Module
+    router: nn.Module
+    experts: nn.Module
+    n_experts: int
+    trace: _Trace | None = None
+    outputs: tuple[Any, ...] = ()
+    arguments: tuple[Any, ...] = ()
+    keywords: tuple[str, ...] = ()
+    calls: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"layer {self.index} ({self.path}, {type(self.router).__name__})"
+
+
+def _not_compiled(model: nn.Module) -> None:
+    """Raise Unsupported if a module was compiled: its Python forward, and every edit to it, may be skipped."""
+    for path, module in model.named_modules():
+        if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+            raise Unsupported(Problem(path or type(model).__name__, "is compiled", "load the model without compiling"))
+
+
+def _sites(model: nn.Module) -> list[_Site]:
+    """Return every block with fused experts beside one router.
+
+    Raises:
+        Unsupported: none, an ``experts`` that is laid out differently, or two in one decoder layer.
+    """
+    sites: list[_Site] = []
+    odd: list[Problem] = []
+    for path, block in model.named_modules():
+        children = dict(block.named_children())
+        if "experts" not in children:
+            continue
+        routers = [name for name in _ROUTERS if name in children]
+        count = _expert_count(children["experts"])
+        if count is None or len(routers) != 1:
+            kind = type(children["experts"]).__name__
+            found = f"{type(block).__name__} keeps {kind} beside {sorted(set(children) - {'experts'})}"
+            odd.append(Problem(path, found, "one fused `experts` module beside one `gate` or `router` is supported"))
+            continue
+        numbers = re.findall(r"(?:^|\.)(\d+)(?=\.|$)", path)
+        index = int(numbers[0]) if numbers else 0
+        sites.append(_Site(index, path, block, children[routers[0]], children["experts"], count))
+    if odd:
+        raise Unsupported(odd)
+    if not sites:
+        found = "has no module `experts` beside a `gate` or `router`"
+        raise Unsupported(Problem(type(model).__name__, found, "it is dense, or keeps its experts in another way"))
+    sites.sort(key=lambda site: site.index)
+    for one, two in itertools.pairwise(sites):
+        if one.index == two.index:
+            raise Unsupported(Problem(f"layer {one.index}", f"routes twice: {one.path} and {two.path}"))
+    return sites
+
+
+def _expert_count(experts: nn.Module) -> int | None:
+    """Return how many experts a fused module says it has, or None."""
+    if getattr(experts, "_is_expert_parallel", False):
+        return None  # a rank sees its own experts only, and indices beyond them
+    for name in _COUNTS:
+        value = getattr(experts, name, None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return None
+
+
+class _Trace(TorchFunctionMode):
+    """Reads torch calls; ``phase`` is "router", "after" (router left, experts not entered) or "off"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = "off"
+        self.selections: list[tuple[str, Selection]] = []
+        self.linears: list[Tensor] = []
+        self.steps: list[str] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self.phase == "off":
+            return out
+        selection = read_selection(func, args, kwargs or {})
+        if selection is not None:
+            self.selections.append((self.phase, selection))
+            width = "×".join(map(str, selection.keys.shape[1:]))
+            self.steps.append(f"{selection.kind}{selection.k or ''} of {width}")
+        elif func in LINEAR and self.phase == "router":
+            self.linears.append(out)
+            self.steps.append(f"linear to {out.shape[-1]}")
+        elif func in SCORES:
+            self.steps.append(SCORES[func])
+        return out
+
+
+@contextmanager
+def _replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, ``module.forward(...)`` is ``forward(original, ...)``; after, the module is as it was."""
+    held = module.__dict__.get("forward")
+    original = module.forward
+    module.__dict__["forward"] = lambda *args, **kwargs: forward(original, *args, **kwargs)
+    try:
+        yield
+    finally:
+        if held is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = held
+
+
+def _watch(site: _Site, stack: ExitStack) -> None:
+    """Record what happens at a site until the stack closes."""
+
+    def block(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with _Trace() as site.trace:
+            return original(*args, **kwargs)
+
+    def router(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if site.trace is None:
+            raise Unsupported(Problem(site.where, "its router runs outside its block's forward"))
+        site.trace.phase = "router"
+        out = original(*args, **kwargs)
+        site.trace.phase = "after"
+        site.outputs = out if isinstance(out, tuple) else (out,)
+        return out
+
+    def experts(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if site.trace is not None:
+            site.trace.phase = "off"
+        site.arguments, site.keywords, site.calls = args, tuple(kwargs), site.calls + 1
+        return original(*args, **kwargs)
+
+    stack.enter_context(_replaced(site.block, block))
+    stack.enter_context(_replaced(site.router, router))
+    stack.enter_context(_replaced(site.experts, experts))
+
+
+def _probe(model: nn.Module, sites: list[_Site]) -> None:
+    """Send four tokens through the model and record every site."""
+    embeddings: Any = getattr(model, "get_input_embeddings", None)
+    embedding = embeddings() if callable(embeddings) else None
+    size = int(getattr(embedding, "num_embeddings", 0) or 8)
+    device = next(model.parameters()).device
+    tokens = torch.arange(3, 3 + _PROBE_TOKENS, device=device)[None] % size
+    with ExitStack() as stack, torch.no_grad():
+        for site in sites:
+            _watch(site, stack)
+        model(input_ids=tokens, use_cache=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Routing:
+    """What the trace of one site says about its router."""
+
+    classes: int
+    refusal: str = ""
+    flat: tuple[Selection, ...] = ()
+    grouped: tuple[Selection, ...] = ()
+    selections: tuple[Selection, ...] = ()
+
+
+def _routing(site: _Site, trace: _Trace) -> _Routing:
+    """Return the classes a router compares, or why it cannot be edited exactly."""
+    selections = tuple(selection for _, selection in trace.selections)
+    router = type(site.router).__name__
+    if not selections:
+        return _Routing(site.n_experts, f"{router} selects experts without comparing scores")
+    widths = [selection.keys.shape[-1] for selection in selections]
+    classes = max((width for width in widths if width >= site.n_experts), default=0)
+    if not classes:
+        return _Routing(site.n_experts, f"{router} never compares all {site.n_experts} experts at once")
+    maps = sum(out.shape[-1] == classes for out in trace.linears)
+    if maps != 1:
+        found = f"{router} has {maps} linear maps onto {classes} classes, so its logits cannot be told"
+        return _Routing(site.n_experts, found)
+    flat = tuple(selection for selection in selections if selection.axis(classes) == "flat")
+    grouped = tuple(selection for selection in selections if selection.axis(classes) == "grouped")
+    return _Routing(classes, "", flat, grouped, selections)
+
+
+def _layer(site: _Site) -> MoELayer:
+    """Return what the probe learned about a site.
+
+    Raises:
+        Unsupported: router or experts were not called once each, or the experts' call is unknown.
+    """
+    trace = site.trace
+    if trace is None or site.calls != 1 or not site.outputs:
+        found = f"its block called the experts {site.calls} times in one forward"
+        raise Unsupported(Problem(site.where, found, "a fused kernel or another wrapper may replace the block"))
+    if site.keywords:
+        raise Unsupported(Problem(site.where, f"its experts are called with keywords {list(site.keywords)}"))
+    routing = _routing(site, trace)
+    slots = _slots(site.arguments)
+    extra = _dense(site, routing) if slots is None else {}
+    top_k, gates = (routing.flat[-1].k, None) if slots is None else (slots[0].shape[-1], slots[1])
+    in_router = any(phase == "router" for phase, _ in trace.selections) or not trace.selections
+    return MoELayer(
+        index=site.index,
+        path=site.path,
+        block=site.block,
+        router=site.router,
+        experts=site.experts,
+        n_experts=site.n_experts,
+        classes=routing.classes,
+        top_k=top_k,
+        selects="router" if in_router else "block",
+        normalised=gates is not None and _constant(gates.double().sum(-1)),
+        cut=max(len(routing.flat) - 1, 0),
+        settable_k=bool(routing.flat) and (routing.flat[-1].kind, routing.flat[-1].k) == ("topk", top_k),
+        steps=tuple(trace.steps),
+        shared=tuple(name for name, _ in site.block.named_children() if name.startswith("shared")),
+        refusal=routing.refusal,
+        **_groups(routing),
+        **extra,
+    )
+
+
+def _constant(sums: Tensor) -> bool:
+    """Return whether gate sums agree to one percent, as normalised gates do after any scaling."""
+    return bool(sums.max() - sums.min() < 1e-2 * sums.mean())
+
+
+def _slots(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+    """Return (indices, gates), each (tokens, k), from the experts' arguments (hidden, and these two in any order)."""
+    if len(arguments) != 3 or not all(isinstance(one, Tensor) for one in arguments):
+        return None
+    for one, other in (arguments[1:], arguments[:0:-1]):
+        if not one.is_floating_point() and one.dim() == 2 and one.shape == other.shape:
+            return one, other
+    return None
+
+
+def _dense(site: _Site, routing: _Routing) -> dict[str, Any]:
+    """Return how gates reach experts that are handed every token times its gate.
+
+    Raises:
+        Unsupported: the experts take neither indices nor one gated row per expert and token.
+    """
+    rows = site.arguments[0].shape[0] if site.arguments and isinstance(site.arguments[0], Tensor) else 0
+    gates = [
+        number
+        for number, out in enumerate(site.outputs)
+        if isinstance(out, Tensor)
+        and tuple(out.shape) == (_PROBE_TOKENS, site.n_experts)
+        and bool(torch.isfinite(out).all())
+        and bool(((out != 0).sum(-1) <= routing.flat[-1].k if routing.flat else out != out).all())
+    ]
+    if routing.refusal or len(site.arguments) != 1 or rows != site.n_experts * _PROBE_TOKENS or len(gates) != 1:
+        found = f"{type(site.experts).__name__} takes neither top-k indices nor one gated row per expert and token"
+        raise Unsupported(Problem(site.where, routing.refusal or found))
+    return {"takes": "gated inputs", "gate_output": gates[0]}
+
+
+def _groups(routing: _Routing) -> dict[str, Any]:
+    """Return groups, groups kept and votes per group, where the router limits itself to groups."""
+    if not routing.grouped:
+        return {}
+    first = routing.grouped[0]
+    groups = first.keys.shape[-2]
+    kept = [one.k for one in routing.selections if one.keys.dim() == 2 and one.keys.shape[-1] == groups]
+    return {"groups": groups, "groups_kept": kept[0] if kept else groups, "group_votes": first.k}
