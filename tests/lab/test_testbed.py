@@ -36,6 +36,13 @@ def models_manifest() -> Any:
     return json.loads((MODELS / "manifest.json").read_text(encoding="utf-8"))
 
 
+@pytest.fixture(scope="module")
+def scored() -> Any:
+    """The first six passages of every task, scored by lm-eval on the standard model, and the model."""
+    pytest.importorskip("lm_eval")
+    return score(TASKS, [testbed.task_name(axis, corpus) for axis in AXES for corpus in CORPUS_NAMES], limit=6)
+
+
 class TestCorpora:
     def test_every_file_has_the_digest_and_size_in_the_manifest(self, corpora_manifest, corpora):
         assert {f"{corpus}/{axis}.jsonl" for corpus, axis in corpora} == set(corpora_manifest["files"])
@@ -118,12 +125,6 @@ class TestModels:
 
 
 class TestTasks:
-    @pytest.fixture(scope="class")
-    def scored(self) -> Any:
-        """The first six passages of every task, scored by lm-eval on the standard model, and the model."""
-        pytest.importorskip("lm_eval")
-        return score(TASKS, [testbed.task_name(axis, corpus) for axis in AXES for corpus in CORPUS_NAMES], limit=6)
-
     def test_every_task_scores_the_first_passages_of_its_own_file(self, scored):
         samples, _ = scored
         for axis in AXES:
