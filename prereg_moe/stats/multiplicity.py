@@ -89,7 +89,7 @@ def fixed_sequence(p: ArrayLike) -> FloatArray:
     return np.maximum.accumulate(_probabilities(p))
 
 
-def stepdown_maxt(observed: ArrayLike, null: ArrayLike, *, block: int = 4096) -> FloatArray:
+def stepdown_maxt(observed: ArrayLike, null: ArrayLike, *, tolerance: float = 0.0, block: int = 4096) -> FloatArray:
     """Return step-down max-T adjusted p-values, in input order.
 
     Estimand: none. H0 of each hypothesis: its statistic is distributed like its column of ``null``; large
@@ -97,12 +97,13 @@ def stepdown_maxt(observed: ArrayLike, null: ArrayLike, *, block: int = 4096) ->
     Formula: hypotheses sorted by falling statistic; ``p_(i) = (1 + #{b: max_{j≥i} null_b(j) ≥ t_(i)}) / (1 + B)``
     made monotone from the first on. The observed data count as one of the B+1 draws, so p is never 0.
     Assumptions: subset pivotality (the joint null of a subset does not depend on which others are true);
-    ties must be exact, so make statistics from exact sums.
+    ties are counted against the claim, so make statistics from exact sums or give a tolerance.
     Source: Westfall & Young 1993, algorithm 4.1; Romano & Wolf 2005.
 
     Args:
         observed: statistics  # (m,)
         null: statistics under the null, the observed ones left out  # (B, m)
+        tolerance: draws this much below the observed statistic, relative to it (at least to 1), are ties.
         block: rows of ``null`` handled at a time.
 
     Raises:
@@ -123,9 +124,10 @@ def stepdown_maxt(observed: ArrayLike, null: ArrayLike, *, block: int = 4096) ->
     if np.isnan(t).any() or np.isnan(draws).any():
         raise Invalid(Problem("stepdown_maxt", "a statistic is NaN", "decide before what a degenerate one counts as"))
     order = np.argsort(-t, kind="stable")
+    bar = t - tolerance * np.maximum(1.0, np.abs(t)) if tolerance else t
     exceed = np.zeros(t.size, dtype=np.int64)
     for start, stop in blocks(draws.shape[0], block):
-        exceed += exceedances(t[order], draws[start:stop, order])
+        exceed += exceedances(bar[order], draws[start:stop, order])
     result = np.empty(t.size)
     result[order] = np.maximum.accumulate((1 + exceed) / (1 + draws.shape[0]))
     return result

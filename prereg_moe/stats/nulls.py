@@ -25,6 +25,7 @@ __all__ = ["FEW_DRAWS", "FEW_UNITS", "ZERO_VARIANCE", "BeatsNull", "beats_null",
 
 FEW_UNITS, FEW_DRAWS, ZERO_VARIANCE = "FEW_UNITS", "FEW_DRAWS", "ZERO_VARIANCE"
 _FEW_UNITS, _FEW_DRAWS = 30, 19  # max-T cannot reach .05 below 19 draws
+_TIE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,7 +126,7 @@ def beats_null(
     place = np.argsort(np.array(labels), kind="stable")
     contrast = [item - exact_mean(draw) for item, draw in zip(own, draws, strict=True)]
     effect = np.array([float(exact_mean(item)) for item in own])
-    pool = np.stack([exact_mean(draw.T) for draw in draws], axis=1)  # (R, F)
+    pool = np.stack([_draw_means(draw, float(e)) for draw, e in zip(draws, effect, strict=True)], axis=1)  # (R, F)
     R = pool.shape[0]
     z = leave_one_out_z(np.concatenate([pool, effect[None]]))
     source = stream(seed, "null assignments", *sorted(labels))
@@ -164,6 +165,12 @@ def beats_null(
         assignments=assignments,
         flags=tuple(_flags(int(k), R, float(s)) for k, s in zip(n, se, strict=True)),
     )
+
+
+def _draw_means(draws: FloatArray, effect: float) -> FloatArray:
+    """Return the draws' means; one that differs from the family's by rounding only is a tie, and set equal."""
+    means = exact_mean(draws.T)
+    return np.where(np.abs(means - effect) <= _TIE * max(np.abs(draws).max(), abs(effect)), effect, means)
 
 
 def _checked(

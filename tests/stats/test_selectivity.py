@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from threadpoolctl import threadpool_limits
+
+from prereg_moe import stats
+from prereg_moe.errors import Invalid
+
+AXES = ["ar", "en", "fr", "zh"]
+
+
+def world(off=0.1, n=40, seed=0, noise=0.3):
+    rng = np.random.default_rng(seed)
+    deltas = {
+        f: {a: (1.0 if a == f else off) * rng.lognormal(-0.02, 0.2, n) + noise * rng.normal(size=n) for a in AXES}
+        for f in AXES
+    }
+    return [deltas[f][f] for f in AXES], [{a: deltas[f][a] for a in AXES if a != f} for f in AXES]
+
+
+def run(on, off, **more):
+    return stats.selective(on, off, **{"on_axes": AXES, "seed": 7, "resamples": 999, **more})
+
+
+def test_contrasts_by_hand():
+    on, off = world(off=0.2)
+    got = run(on, off)
+    for f, family in enumerate(got.families):
+        assert [c.axis for c in family.contrasts] == sorted(off[f])
+        for c in family.contrasts:
+            x, y = on[f], off[f][c.axis]
+            se = math.sqrt(x.var(ddof=1) / 40 + 9 * y.var(ddof=1) / 40)
+            assert c.psi == pytest.approx(x.mean() - 3 * y.mean())
+            assert c.se == pytest.approx(se)
+            welch = scipy_stats.ttest_ind(x, 3 * y, equal_var=False, alternative="greater")
+            assert (c.t, c.p_welch) == pytest.approx((welch.statistic, welch.pvalue), rel=1e-9)
+            L = np.concatenate([x - x.mean(), -3 * (y - y.mean())])
+            assert c.skew == pytest.approx((L**3).sum() / (L**2).sum() ** 1.5)
+        assert family.binding.t == min(c.t for c in family.contrasts)
+        assert family.p == max(family.p_maxt, max(c.p_marginal for c in family.contrasts))
+        assert family.p_welch == max(c.p_welch for c in family.contrasts)
+        assert family.p_refute == min(1, 3 * min(c.p_below for c in family.contrasts))
+    assert got.p_welch_holm == pytest.approx(stats.adjust([f.p_welch for f in got.families], "holm"))
+
+
+def test_verdicts_where_the_truth_is_plain():
+    assert (run(*world(off=0.05)).p <= 0.005).all()
+    far = run(*world(off=0.8))
+    assert (far.p > 0.99).all()
+    assert (far.p_refute <= 0.05 / 4).all()
+    assert (run(*world(off=0.05)).p_refute == 1).all()
+
+
+def test_bounds_agree_with_p():
+    for off in np.linspace(0.2, 0.45, 12):
+        got = run(*world(off=off, seed=int(off * 100)))
+        for family in got.families:
+            for c in family.contrasts:
+                assert (c.lower > 0) == (c.p_marginal <= 0.05 / 4)
+                assert (c.upper < 0) == (c.p_below <= 0.05 / 12)
+
+
+def test_the_null_is_that_of_the_binding_axis():
+    """Not the minimum over axes of each resample, which would be stochastically smaller and pass too often."""
+    on, off = world(off=0.3)
+    one = run(on[:1], off[:1], on_axes=["ar"])
+    family = one.families[0]
+    assert family.p_maxt == family.binding.p_marginal
+
+
+def test_a_sure_axis_does_not_hide_a_noisy_one():
+    rng = np.random.default_rng(3)
+    on = 1 + 0.01 * rng.normal(size=50)
+    off = {"sure": 0.3 + 0.001 * rng.normal(size=50), "noisy": 0.25 + 1.0 * rng.normal(size=50)}
+    got = stats.selective(on, off, seed=1, resamples=999)
+    assert got.families[0].binding.axis == "noisy"
+    assert got.p > 0.05
+
+
+def test_one_family_as_bare_arrays():
+    on, off = world()
+    got = stats.selective(on[0], off[0], seed=7, resamples=999)
+    assert got.p.shape == ()
+    assert float(got.p) == got.families[0].p
+    listed = stats.selective(on[0], list(off[0].values()), seed=7, resamples=999)
+    assert [c.axis for c in listed.families[0].contrasts] == ["off0", "off1", "off2"]
+
+
+def test_order_of_families_axes_and_blocks_and_threads_do_not_matter():
+    on, off = world(off=0.25)
+    expected = run(on, off).families
+    order = [2, 0, 3, 1]
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            for block in (1, 37, 512, 999):
+                assert run(on, off, block=block).families == expected
+    turned = run(
+        [on[i] for i in order], [dict(reversed(off[i].items())) for i in order], on_axes=[AXES[i] for i in order]
+    )
+    assert turned.families == tuple(expected[i] for i in order)
+
+
+@pytest.mark.parametrize("factor", [0.125, 3.0, 1e6])
+def test_scale_does_not_matter(factor):
+    on, off = world(off=0.25)
+    scaled = run([factor * x for x in on], [{a: factor * x for a, x in o.items()} for o in off])
+    assert scaled.p == pytest.approx(run(on, off).p, abs=1e-12)
+
+
+def test_another_off_axis_never_lowers_p():
+    on, off = world(off=0.25)
+    few = run(on, [dict(list(o.items())[:2]) for o in off])
+    assert (run(on, off).p >= few.p).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_larger_kappa_never_lowers_p(seed):
+    on, off = world(off=0.25, seed=seed)
+    p = [run(on, off, kappa=k).p for k in (1.0, 2.0, 3.0, 4.0, 6.0)]
+    assert (np.diff(p, axis=0) >= 0).all()
+
+
+def test_help_on_another_axis_counts_only_where_registered():
+    on, off = world(off=-0.8)
+    assert (run(on, off).p <= 0.001).all()
+    both = run(on, off, absolute=True)
+    assert (both.p > 0.99).all()
+    assert [(c.axis, c.sign) for c in both.families[0].contrasts] == [
+        ("en", 1), ("en", -1), ("fr", 1), ("fr", -1), ("zh", 1), ("zh", -1),
+    ]  # fmt: skip
+
+
+def test_linked_items_use_the_variance_of_the_contrast():
+    rng = np.random.default_rng(0)
+    item = rng.lognormal(0, 0.8, 60)
+    on, off = 1.0 * item, 0.25 * item + 0.01 * rng.normal(size=60)
+    free = stats.selective(on, {"o": off}, seed=1, resamples=999)
+    linked = stats.selective(on, {"o": off}, seed=1, resamples=999, linked=True)
+    c = linked.families[0].binding
+    assert c.se == pytest.approx((on - 3 * off).std(ddof=1) / math.sqrt(60))
+    assert c.p_welch == pytest.approx(scipy_stats.ttest_1samp(on - 3 * off, 0, alternative="greater").pvalue)
+    assert c.se < free.families[0].binding.se
+    assert (c.on, c.off) == pytest.approx((on.mean(), off.mean()))
+
+
+def test_clusters_are_the_units():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(8), 5)
+    on = 1 + np.repeat(rng.normal(size=8), 5)
+    off = 0.3 + 0.1 * rng.normal(size=40)
+    got = stats.selective(on, {"o": off}, seed=1, resamples=999, clusters={"on": labels})
+    c = got.families[0].binding
+    assert c.se == pytest.approx(math.sqrt(on[::5].var(ddof=1) / 8 + 9 * off.var(ddof=1) / 40))
+    assert (got.n, got.units) == ((("o", 40), ("on", 40)), (("o", 40), ("on", 8)))
+    assert "FEW_UNITS" in got.flags
+
+
+def test_skewed_items_are_flagged():
+    rng = np.random.default_rng(0)
+    on = rng.normal(1, 0.1, 40)
+    off = rng.lognormal(-2, 1.5, 40)
+    got = stats.selective(on, {"o": off}, seed=1, resamples=999)
+    assert got.flags == ("SKEW",)
+    assert got.families[0].skew < -0.2
+    assert stats.selective(off, {"o": on}, seed=1, resamples=999).flags == ()
+
+
+def test_nothing_varies_nothing_is_shown():
+    got = stats.selective(np.full(40, 1.0), {"o": np.zeros(40)}, seed=1, resamples=99)
+    assert (float(got.p), float(got.p_refute)) == (1.0, 1.0)
+    assert got.flags == ("ZERO_VARIANCE",)
+    c = got.families[0].binding
+    assert (c.lower, c.upper, c.p_welch) == (-math.inf, math.inf, 1.0)
+
+
+def test_resamples_without_spread_count_against_both_directions():
+    on = np.zeros(4)
+    on[0] = 1.0
+    got = stats.selective(on, {"o": np.full(4, 0.01)}, seed=1, resamples=9999)
+    assert float(got.p) >= 0.3  # (3/4)^4 of the resamples hold no unit that differs
+    assert got.families[0].binding.p_below >= 0.3
+
+
+def test_too_few_resamples_are_flagged_and_bound_nothing():
+    on, off = world()
+    got = run(on, off, resamples=19)
+    assert "FEW_RESAMPLES" in got.flags
+    assert got.families[0].binding.lower == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"off": [{}, {}, {}, {}]}, "names no axis"),
+        ({"off": [{}]}, "4 on, 1 off"),
+        ({"on": [], "off": [], "on_axes": []}, "0 on"),
+        ({"kappa": 0.0}, "kappa is 0.0"),
+        ({"kappa": float("nan")}, "kappa is nan"),
+        ({"resamples": 0}, "resamples 0"),
+        ({"on": [np.ones(1)] * 4}, "has 1 values"),
+        ({"on": [np.arange(41.0)] * 4}, "share the units of an axis"),
+        ({"on": [np.full(40, np.nan)] * 4}, "NaN"),
+        ({"clusters": {"ar": ["x"] * 40}}, "one cluster"),
+    ],
+)
+def test_input_that_cannot_be_judged_is_refused(change, message):
+    on, off = world()
+    with pytest.raises(Invalid, match=message):
+        run(**{"on": on, "off": off, **change})
+
+
+def test_the_own_axis_is_no_off_axis():
+    on, _ = world()
+    with pytest.raises(Invalid, match="own axis ar"):
+        run(on[:1], [{"ar": on[0]}], on_axes=["ar"])
+
+
+def test_linked_axes_need_the_same_items():
+    with pytest.raises(Invalid, match="linked axes have the same items"):
+        stats.selective(np.arange(5.0), {"o": np.arange(6.0)}, seed=1, linked=True)
