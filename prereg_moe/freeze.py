@@ -9,8 +9,9 @@ out.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "Checked",
     "atlas_inputs",
     "check",
+    "compare_pins",
     "freeze",
     "load_frozen",
     "pin_corpus",
@@ -139,6 +141,37 @@ def load_frozen(registry: Registry, id_: str) -> Frozen:
     if frozen.digest != sealed:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
     return frozen
+
+
+def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], list[Problem]]:
+    """Return (what is no longer the frozen bytes, what is not on this machine) of weights, tasks and corpora."""
+    registration, pins = frozen.registration, frozen.document["pins"]
+    folder = registry.registration(registration.id)
+    named: list[tuple[str, str, str, Callable[[Path], dict[str, str]]]] = [
+        *(("models", name, model.source, pin_model) for name, model in registration.models.items()),
+        *(
+            ("corpora", name, corpus.source, partial(pin_corpus, registration, name))
+            for name, corpus in registration.corpora.items()
+        ),
+        *(("tasks", source, source, pin_folder) for source in pins["tasks"]),
+    ]
+    changed, absent = [], []
+    for kind, name, source, pin in named:
+        path = find_source(source, folder, registry.root)
+        if not path.exists():
+            absent.append(Problem(f"{kind}.{name}", f"{source} is not here", "get it to check its digests"))
+            continue
+        try:
+            found = pin(path)
+        except NotCheckable as error:
+            changed += error.problems
+            continue
+        changed += [
+            Problem(f"{kind}.{name}", f"{file} is not what was frozen", "restore it, or register a new study")
+            for file in sorted(set(found) | set(pins[kind][name]))
+            if found.get(file) != pins[kind][name].get(file)
+        ]
+    return changed, absent
 
 
 def template_files() -> list[str]:

@@ -10,13 +10,14 @@ is a pure function of the frozen registration, and a condition's digest names it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from prereg_moe import canonical
-from prereg_moe.atlas import Cells, Layout, RoutingAtlas, build_family, draw_nulls, size_of
+from prereg_moe.atlas import Cells, Layout, RoutingAtlas, build_family, draw_nulls, share, size_of
 from prereg_moe.errors import Invalid, Problem, Tampered
 from prereg_moe.registration import Registration, family_names, needs_null, parse
 from prereg_moe.registration.schema import Claims
@@ -51,7 +52,7 @@ class Condition:
     registration: str
     model: str
     measure: str
-    gates: str | None
+    gates: Literal["renorm", "original"] | None
     cells: Cells
 
     @property
@@ -191,8 +192,18 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
                 problems += [Problem(where, problem.found, problem.todo) for problem in error.problems]
                 continue
             found = atlas.layout.check(cells, where)
-            problems += found
-            families.append({"model": model, "name": name, "axis": axis, "cells": cells_to_json(cells)})
+            if found:
+                problems += found
+                continue
+            families.append(
+                {
+                    "model": model,
+                    "name": name,
+                    "axis": axis,
+                    "cells": cells_to_json(cells),
+                    **_specialised(atlas, axis, cells),
+                }
+            )
             if (
                 not found
                 and registration.controls.null is not None
@@ -207,6 +218,16 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
         "families": families,
         "draws": [{"model": m, "unit": unit, "size": size, "cells": cells} for (m, unit, size), cells in draws.items()],
     }
+
+
+def _specialised(atlas: RoutingAtlas, axis: str, cells: Cells) -> dict[str, float | None]:
+    """Return the family's share of its own axis's routing in its layers, and the share of as many average experts."""
+    if axis not in atlas.axes or not set(cells) <= set(atlas.layout.layers):
+        return {"share": None, "uniform": None}
+    table = share(atlas.mass)[atlas.axes.index(axis)]
+    taken = [float(table[atlas.layout.layers.index(layer), list(experts)].sum()) for layer, experts in cells.items()]
+    size = sum(len(experts) for experts in cells.values())
+    return {"share": math.fsum(taken) / len(taken), "uniform": size / len(cells) / atlas.layout.experts}
 
 
 def _compared(registration: Registration, model: str) -> bool:

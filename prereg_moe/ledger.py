@@ -24,7 +24,7 @@ from typing import Any
 from prereg_moe import canonical
 from prereg_moe.errors import Deviated, Problem, Tampered
 
-__all__ = ["FOLLOWS", "Seal", "head", "next_line", "parse", "sealed_files", "stage", "torn"]
+__all__ = ["FOLLOWS", "Seal", "examine", "head", "next_line", "parse", "sealed_files", "stage", "torn"]
 
 SCHEMA = "prereg-moe/seal/1"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
@@ -89,6 +89,14 @@ def parse(data: bytes) -> tuple[Seal, ...]:
         Tampered: with every line that does not parse, does not hold the digest of the line
             before it, or stands where it may not.
     """
+    seals, problems = examine(data)
+    if problems:
+        raise Tampered(problems)
+    return seals
+
+
+def examine(data: bytes) -> tuple[tuple[Seal, ...], list[Problem]]:
+    """Return the seals that can be read and everything that is wrong with the ledger."""
     seals: list[Seal] = []
     problems: list[Problem] = []
     if torn(data):
@@ -121,9 +129,7 @@ def parse(data: bytes) -> tuple[Seal, ...]:
                 )
             seals.append(seal)
         previous = canonical.digest(line)
-    if problems:
-        raise Tampered(problems)
-    return tuple(seals)
+    return tuple(seals), problems
 
 
 def next_line(

@@ -1,1 +1,54 @@
-"""The lab: everything that touches a model. It makes evidence and never sees a verdict."""
+"""The lab: everything that touches a model. It makes evidence and never sees a verdict.
+
+:func:`atlas` records routing and seals it, :func:`run` computes and seals evidence. Importing
+this package loads no torch; the worker processes do.
+"""
+
+from __future__ import annotations
+
+from prereg_moe import canonical, ledger, store
+from prereg_moe.errors import Deviated, Problem
+from prereg_moe.freeze import load_frozen
+from prereg_moe.lab import runner
+from prereg_moe.lab.runner import Progress
+from prereg_moe.registration import load
+from prereg_moe.registry import Registry
+
+__all__ = ["atlas", "run"]
+
+
+def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str:
+    """Record the routing of a registration's models on its atlas corpus, seal it, and return the head.
+
+    Raises:
+        Invalid: the registration has no atlas, or a model cannot be observed.
+        Deviated: the registration is frozen already.
+    """
+    folder = registry.registration(id_)
+    if ledger.stage(ledger.parse(registry.ledger()), id_) not in (None, "atlas"):
+        raise Deviated(Problem(id_, "is frozen already", "its atlas stands; register a new study for another"))
+    path = folder / "atlas.json"
+    canonical.write(path, runner.make_atlas(registry, load(folder / "registration.yaml"), progress=progress))
+    return registry.seal("atlas", id_, [path], time=time)
+
+
+def run(registry: Registry, id_: str, *, workers: int, time: str, progress: Progress) -> tuple[int, str | None]:
+    """Compute the missing conditions, seal the evidence when it is complete; return their number and the head.
+
+    A second run of a finished study computes and seals nothing.
+
+    Raises:
+        Tampered: what the registration names is not what was frozen, or sealed evidence changed.
+        Stopped: a guard fired, or a file could not be written; what is written stays.
+    """
+    frozen = load_frozen(registry, id_)
+    seals = ledger.parse(registry.ledger())
+    if ledger.stage(seals, id_) not in ("freeze", "start"):
+        done = runner.run(registry, frozen, workers=workers, progress=progress)  # files that went missing since
+        store.gather(registry, frozen)
+        return done, ledger.head(seals)
+    registry.seal(
+        "start", id_, [], time=time, body={"workers": workers, "missing": len(runner.missing(registry, frozen))}
+    )
+    done = runner.run(registry, frozen, workers=workers, progress=progress)
+    return done, store.finish(registry, frozen, time=time)

@@ -169,26 +169,19 @@ def _replicate(
 ) -> list[dict[str, Any]]:
     """Return, for each family of all the blocks, whether at least u of the K blocks support it.
 
-    Partial conjunction p^{u/K} = (K - u + 1) * p_(u) over the blocks' own p (Benjamini & Heller
-    2008), Holm over the families.
+    Partial conjunction p^{u/K} = (K - u + 1) * p_(u) (Benjamini & Heller 2008), over the blocks'
+    own p for ``p`` and over their family-wise adjusted p for ``p_adjusted``. The chance of any
+    false replication in the list is at most alpha for each block in which its family is null.
     """
     blocks = [decided[name] for name in replication.claims]
-    shared = [family for family in family_names(frozen.registration) if all(family in block for block in blocks)]
-    tested = {}
-    for family in shared:
-        p = [one.p for block in blocks if (one := block[family]).p is not None]
-        if len(p) == len(blocks):
-            tested[family] = float(stats.partial_conjunction(p, replication.require))
-    adjusted = (
-        dict(zip(tested, (float(p) for p in stats.adjust(list(tested.values()), "holm")), strict=True))
-        if tested
-        else {}
-    )
     alpha = frozen.registration.inference.alpha
     entries = []
-    for family in shared:
-        p = adjusted.get(family)
-        verdict = INVALID if failed else CONFIRMED if p is not None and p <= alpha else INCONCLUSIVE
+    for family in family_names(frozen.registration):
+        if not all(family in block for block in blocks):
+            continue
+        p = _conjunction([block[family].p for block in blocks], replication.require)
+        p_adjusted = _conjunction([block[family].p_adjusted for block in blocks], replication.require)
+        holds = p_adjusted is not None and p_adjusted <= alpha
         entries.append(
             {
                 "replication": replication.id,
@@ -197,10 +190,15 @@ def _replicate(
                 "require": replication.require,
                 "of": len(blocks),
                 "confirmed": sum(block[family].verdict == CONFIRMED for block in blocks),
-                "p": tested.get(family),
-                "p_adjusted": p,
-                "verdict": verdict,
+                "p": p,
+                "p_adjusted": p_adjusted,
+                "verdict": INVALID if failed else CONFIRMED if holds else INCONCLUSIVE,
                 "reasons": list(failed),
             }
         )
     return entries
+
+
+def _conjunction(p: list[float | None], require: int) -> float | None:
+    known = [value for value in p if value is not None]
+    return float(stats.partial_conjunction(known, require)) if len(known) == len(p) else None

@@ -311,10 +311,12 @@ def _selectivity(family: FamilySelectivity, welch: float) -> dict[str, Any]:
     }
 
 
-def _null(draws: NDArray[np.float64]) -> dict[str, Any]:
-    sd = float(draws.std(ddof=1)) if draws.size > 1 else None
+def _null(table: NDArray[np.float64]) -> dict[str, Any]:
+    """Return what the null draws did to a family's own axis  # table (draws, units)."""
+    draws = exact_mean(table.T)
+    sd = math.sqrt(float(exact_variance(draws))) if draws.size > 1 else None
     return {
-        "mean": float(draws.mean()),
+        "mean": float(exact_mean(draws)),
         "sd": sd,
         "max": float(draws.max()),
         "draws": [float(value) for value in draws],

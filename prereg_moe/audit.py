@@ -1,0 +1,292 @@
+"""The audit: everything recomputed from the bytes, in numbered steps that all run.
+
+    1  the ledger's chain holds and its stages stand in order
+    2  the ledger ends in the head the reader was given
+    3  every sealed file is there, byte for byte, and no other lies beside it
+    4  the authored registration is the frozen one
+    5  weights, tokenizers, tasks and corpora are the frozen bytes
+    6  families and null draws follow from the sealed atlas
+    7  the evidence is exactly the plan, with proofs of its interventions
+    8  the verdicts follow from the evidence
+    9  the reports follow from the verdicts
+
+A step says *holds*, *fails* or *unchecked* (what it needs is not here, or is not due yet); no
+step raises and none stops the others. That all hold means the record agrees with itself and
+with the given head. It does not mean that nothing was run before the freeze.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prereg_moe import canonical, ledger, report, store
+from prereg_moe.atlas import RoutingAtlas
+from prereg_moe.errors import Deviated, NotCheckable, PreregError, Problem, Tampered
+from prereg_moe.freeze import compare_pins
+from prereg_moe.frozen import Frozen, derive
+from prereg_moe.registration import expand, load
+from prereg_moe.registry import Registry, read_bytes
+from prereg_moe.verdict import judge
+
+__all__ = ["STEPS", "Audit", "Finding", "audit"]
+
+STEPS = (
+    "ledger",
+    "head",
+    "sealed files",
+    "registration",
+    "pinned files",
+    "families and draws",
+    "evidence",
+    "verdict",
+    "report",
+)
+_GRAVITY = (3, 4, 5, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one step found.
+
+    Attributes:
+        step: its number, from 1.
+        name: what it is about, one of :data:`STEPS`.
+        outcome: ``holds``, ``fails`` or ``unchecked``.
+        details: what was counted, or every problem.
+        exit_code: 0, or the code of the gravest problem.
+    """
+
+    step: int
+    name: str
+    outcome: str
+    details: tuple[str, ...]
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The findings on one registration.
+
+    Attributes:
+        registration: its id.
+        head: the ledger's head as it was found.
+        findings: one a step, in order.
+    """
+
+    registration: str
+    head: str | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 where everything checked holds; 4 where nothing was there to check."""
+        codes = {finding.exit_code for finding in self.findings}
+        if not any(finding.outcome == "holds" for finding in self.findings) and codes <= {0}:
+            return NotCheckable.exit_code
+        return next((code for code in _GRAVITY if code in codes), 0)
+
+
+def audit(registry: Registry, id_: str, *, expected_head: str | None = None) -> Audit:
+    """Return what the numbered steps find of a registration; nothing is written, nothing raises."""
+    data = registry.ledger()
+    seals, problems = ledger.examine(data)
+    case = _Case(registry, id_, seals, tuple(problems), expected_head)
+    steps: tuple[Callable[[], Iterator[str]], ...] = (
+        case.ledger,
+        case.head,
+        case.sealed,
+        case.registration,
+        case.pinned,
+        case.derived,
+        case.evidence,
+        case.verdict,
+        case.report,
+    )
+    findings = tuple(_find(number, name, step) for number, (name, step) in enumerate(zip(STEPS, steps, strict=True), 1))
+    return Audit(id_, ledger.head(seals), findings)
+
+
+class _NotDue(Exception):  # noqa: N818 - not an error: the step has nothing to look at yet
+    """A step cannot look: what it needs is not here or not made yet."""
+
+
+def _find(number: int, name: str, step: Callable[[], Iterator[str]]) -> Finding:
+    try:
+        return Finding(number, name, "holds", tuple(step()))
+    except _NotDue as reason:
+        return Finding(number, name, "unchecked", (str(reason),))
+    except PreregError as error:
+        return Finding(number, name, "fails", tuple(map(str, error.problems)), error.exit_code)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
+        # bytes that pass as JSON but have another shape than ours
+        return Finding(
+            number, name, "fails", (f"{name} has another shape than prereg-moe writes ({error!r})",), Tampered.exit_code
+        )
+
+
+@dataclass
+class _Case:
+    """The steps over one registration; later steps use what earlier ones read."""
+
+    registry: Registry
+    id: str
+    seals: tuple[ledger.Seal, ...]
+    broken: tuple[Problem, ...]
+    expected_head: str | None
+    _frozen: Frozen | None = None
+
+    def ledger(self) -> Iterator[str]:
+        if self.broken:
+            raise Tampered(self.broken)
+        own = [seal for seal in self.seals if seal.registration == self.id]
+        if not own:
+            raise NotCheckable(Problem(self.id, "has no seal in the ledger"))
+        yield f"{len(own)} of {len(self.seals)} seals: {', '.join(seal.kind for seal in own)}"
+
+    def head(self) -> Iterator[str]:
+        head = ledger.head(self.seals)
+        if self.expected_head is None:
+            raise _NotDue("no head was given, so a ledger that was rewritten or cut short as a whole would pass")
+        if head != self.expected_head:
+            raise Tampered(Problem("LEDGER.jsonl", f"ends in {head}", f"the head given is {self.expected_head}"))
+        yield str(head)
+
+    def sealed(self) -> Iterator[str]:
+        files = self._files()
+        problems: list[PreregError] = []
+        for name, digest in files.items():
+            path = self.registry.path(name)
+            if not path.is_file():
+                problems.append(NotCheckable(Problem(name, "is sealed and missing", "restore it")))
+            elif canonical.digest_file(path) != digest:
+                problems.append(Tampered(Problem(name, "is not the file that was sealed", "restore it")))
+        problems += [
+            Deviated(Problem(name, "is sealed by nobody", "remove it, or let the command that makes it seal it"))
+            for name in self._unsealed(files)
+        ]
+        for kind in (Tampered, NotCheckable, Deviated):
+            if any(isinstance(error, kind) for error in problems):
+                raise kind([problem for error in problems for problem in error.problems])
+        yield f"{len(files)} files"
+
+    def registration(self) -> Iterator[str]:
+        frozen = self._read()
+        path = self.registry.registration(self.id) / "registration.yaml"
+        if canonical.digest_file(path) != frozen.document["pins"]["document"]:
+            raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
+        if expand(load(path)) != frozen.document["registration"]:
+            raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
+        yield frozen.digest
+
+    def pinned(self) -> Iterator[str]:
+        frozen = self._read()
+        changed, absent = compare_pins(self.registry, frozen)
+        if changed:
+            raise Tampered(changed)
+        files = sum(
+            len(entry) for kind in ("models", "corpora", "tasks") for entry in frozen.document["pins"][kind].values()
+        )
+        if absent:
+            raise _NotDue("; ".join(map(str, absent)))
+        yield f"{files} files"
+
+    def derived(self) -> Iterator[str]:
+        frozen = self._read()
+        if frozen.registration.atlas is None:
+            raise _NotDue("no atlas is registered")
+        path = self.registry.registration(self.id) / "atlas.json"
+        if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
+            raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))
+        atlases = {name: RoutingAtlas.from_json(table) for name, table in canonical.read(path)["models"].items()}
+        made = derive(frozen.registration, atlases)
+        for part, value in made.items():
+            if frozen.document[part] != value:
+                raise Tampered(Problem("frozen.json", f"its {part} do not follow from the atlas", "restore it"))
+        draws = sum(len(entry["cells"]) for entry in made["draws"])
+        yield f"{len(made['families'])} families and {draws} null draws"
+
+    def evidence(self) -> Iterator[str]:
+        self._due("finish", "the run is not finished")
+        gathered = store.gather(self.registry, self._read())
+        yield f"{len(gathered.values)} conditions, {gathered.digest}"
+
+    def verdict(self) -> Iterator[str]:
+        self._due("verdict", "there is no verdict yet")
+        data = read_bytes(self.registry.reports(self.id) / "verdict.json")
+        made = judge(store.gather(self.registry, self._read()))
+        if made.bytes != data:
+            raise Tampered(Problem("verdict.json", _first_difference(canonical.loads(data), made.document)))
+        yield f"{len(made.document['verdicts'])} claims, byte for byte"
+
+    def report(self) -> Iterator[str]:
+        self._due("report", "there is no report yet")
+        frozen = self._read()
+        document = canonical.read(self.registry.reports(self.id) / "verdict.json")
+        formats = [f for f in report.FORMATS if self._name(f) in self._files()]
+        for format_ in formats:
+            name = report.template_name(format_)
+            template = read_bytes(self.registry.registration(self.id) / "templates" / name)
+            if canonical.digest(template) != frozen.document["pins"]["templates"].get(name):
+                raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
+            if report.render(document, template.decode()).encode() != read_bytes(
+                self.registry.path(self._name(format_))
+            ):
+                raise Tampered(Problem(self._name(format_), "does not follow from verdict.json", "render it again"))
+        yield f"{', '.join(formats)}, byte for byte"
+
+    def _name(self, format_: str) -> str:
+        return f"reports/{self.id}/report.{format_}"
+
+    def _files(self) -> dict[str, str]:
+        return ledger.sealed_files(self.seals, self.id)
+
+    def _due(self, kind: str, otherwise: str) -> None:
+        if not any(seal.kind == kind and seal.registration == self.id for seal in self.seals):
+            raise _NotDue(otherwise)
+
+    def _read(self) -> Frozen:
+        if self._frozen is None:
+            self._due("freeze", "it is not frozen yet")
+            path = self.registry.registration(self.id) / "frozen.json"
+            self._frozen = Frozen.from_bytes(read_bytes(path), self.registry.name(path))
+        return self._frozen
+
+    def _unsealed(self, files: dict[str, str]) -> list[str]:
+        """Return what lies in the registration's folders and is neither sealed, pinned nor evidence (step 7)."""
+        sources = [self.registry.registration(self.id) / name for name in self._local_sources()]
+        found = []
+        for folder in (self.registry.registration(self.id), self.registry.reports(self.id)):
+            for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+                known = any(path.is_relative_to(source) for source in (*sources, self.registry.evidence(self.id)))
+                if (
+                    path.is_file()
+                    and not path.name.startswith(".")
+                    and not known
+                    and self.registry.name(path) not in files
+                ):
+                    found.append(self.registry.name(path))
+        return found
+
+    def _local_sources(self) -> list[str]:
+        try:
+            registration: Any = self._read().registration
+        except (PreregError, _NotDue):
+            return []
+        parts = [*registration.models.values(), *registration.corpora.values()]
+        named = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]
+        return [source for source in named if source.startswith("./")]
+
+
+def _first_difference(found: Any, expected: Any, where: str = "") -> str:
+    """Return where two JSON values first differ, and how."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for key in sorted(set(found) | set(expected)):
+            if found.get(key) != expected.get(key):
+                return _first_difference(found.get(key), expected.get(key), f"{where}.{key}" if where else key)
+    if isinstance(found, list) and isinstance(expected, list):
+        for index, (left, right) in enumerate(zip(found, expected, strict=False)):
+            if left != right:
+                return _first_difference(left, right, f"{where}[{index}]")
+    return f"{where or 'it'} is {str(found)[:60]!r}, from the evidence follows {str(expected)[:60]!r}"

@@ -1,0 +1,215 @@
+"""Running: missing conditions only, in pinned worker processes, one atomic file each.
+
+The parent never loads a model. Each worker loads a model once, plans a measure once, and then
+for every condition masks, computes, replays and writes. Which worker does what cannot change a
+byte: batches come from the plan, every worker computes with the registered number of threads,
+and nothing that can differ between runs is written. A run that is killed leaves whole files
+only; the next run does the rest.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from prereg_moe import canonical, errors, evidence
+from prereg_moe.errors import NotCheckable, PreregError, Problem, Stopped, Tampered
+from prereg_moe.freeze import atlas_inputs, compare_pins
+from prereg_moe.frozen import Frozen
+from prereg_moe.registration import Registration, expand
+from prereg_moe.registry import Registry
+
+__all__ = ["make_atlas", "missing", "run"]
+
+ATLAS_SCHEMA = "prereg-moe/atlas/1"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+Progress: TypeAlias = Callable[[int, int, str], None]  # conditions done, of, what was done last
+Job: TypeAlias = tuple[Any, ...]  # a function of `worker` and its arguments
+
+
+def missing(registry: Registry, frozen: Frozen) -> list[str]:
+    """Return the digests of planned conditions that have no evidence yet, in the order they are run.
+
+    Raises:
+        Tampered: a file lies there that is not evidence of its condition.
+        Deviated: a file was computed by something else than the plan.
+    """
+    folder = registry.evidence(frozen.registration.id)
+    todo = []
+    for digest, condition in frozen.plan.items():
+        path = folder / evidence.file_name(digest)
+        if not path.exists():
+            todo.append(digest)
+        elif canonical.read(path).get("condition") != condition.to_json():
+            raise Tampered(Problem(path.name, "is not the evidence of its condition", "remove it and run again"))
+    return todo
+
+
+def run(
+    registry: Registry,
+    frozen: Frozen,
+    *,
+    workers: int,
+    progress: Progress,
+    digests: Sequence[str] | None = None,
+) -> int:
+    """Compute the missing conditions and return how many there were.
+
+    Args:
+        registry: where evidence is written.
+        frozen: the frozen registration.
+        workers: processes; cannot change the evidence.
+        progress: called after every condition.
+        digests: compute these instead of everything missing.
+
+    Raises:
+        Tampered: what the registration names is no longer what was frozen.
+        Stopped: a guard fired, or a file could not be written.
+    """
+    changed, absent = compare_pins(registry, frozen)
+    if changed:
+        raise Tampered(changed)
+    if absent:
+        raise NotCheckable(absent)
+    todo = missing(registry, frozen) if digests is None else list(digests)
+    if not todo:
+        return 0
+    _writable(registry.evidence(frozen.registration.id))
+    shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
+    for done, label in enumerate(_work(registry, frozen, shares), start=1):
+        progress(done, len(todo), label)
+    return len(todo)
+
+
+def make_atlas(registry: Registry, registration: Registration, *, progress: Progress) -> dict[str, Any]:
+    """Return the routing atlas of every model of a registration, as the document `atlas.json` holds.
+
+    Every text of the atlas corpus runs through the untouched model once; padding is not counted.
+    """
+    folder = registry.registration(registration.id)
+    inputs = atlas_inputs(registration, folder, registry.root)
+    document: dict[str, Any] = {"schema": ATLAS_SCHEMA, "inputs": inputs, "models": {}}
+    with _pinned(registration.engine.threads):
+        for message in _collect([("record", registry.root, expand(registration))], registration.engine.threads):
+            if isinstance(message, dict):
+                document |= message
+            else:
+                progress(*message)
+    return document
+
+
+# ------------------------------------------------------------------ the parent
+
+
+@contextmanager
+def _pinned(threads: int) -> Iterator[None]:
+    """Give the processes started inside the registered number of threads, and no network."""
+    wanted = {
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _writable(folder: Path) -> None:
+    """Fail before anything is computed where evidence could not be written."""
+    probe = folder / "probe"
+    canonical.write(probe, b"")
+    probe.unlink()
+
+
+def _work(registry: Registry, frozen: Frozen, shares: list[list[str]]) -> Iterator[str]:
+    """Start a worker for each share and yield a label for every condition that is written."""
+    with _pinned(frozen.registration.engine.threads):
+        yield from _collect(
+            [("compute", registry.root, frozen.registration.id, share) for share in shares],
+            frozen.registration.engine.threads,
+        )
+
+
+def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
+    """Run jobs in processes of their own and yield what they say, until all are done or one fails."""
+    context = multiprocessing.get_context("spawn")
+    said: Any = context.Queue()
+    processes = [context.Process(target=_child, args=(job, threads, said, os.getpid()), daemon=True) for job in jobs]
+    try:
+        for process in processes:
+            process.start()
+        open_jobs = len(processes)
+        while open_jobs:
+            kind, what = _next(said, processes)
+            if kind == "error":
+                name, problems = what
+                raise getattr(errors, name)([Problem(*problem) for problem in problems])
+            if kind == "end":
+                open_jobs -= 1
+            else:
+                yield what
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+
+
+def _next(said: Any, processes: Sequence[Any]) -> tuple[str, Any]:
+    while True:
+        try:
+            message: tuple[str, Any] = said.get(timeout=0.5)
+        except queue.Empty:
+            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
+            if dead:
+                raise Stopped(
+                    Problem("worker", f"ended with code {dead[0]}", "what is written stays; run again to go on")
+                ) from None
+        else:
+            return message
+
+
+# ------------------------------------------------------------------ the child's shell
+
+
+def _child(job: Job, threads: int, said: Any, parent: int) -> None:
+    """Run a job in a fresh process: report what it says, and end when the parent is gone."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        from prereg_moe.lab import worker  # here and not above: the parent must not load torch
+
+        worker.pin(threads)
+        name, *arguments = job
+        for message in getattr(worker, name)(*arguments):
+            said.put(("said", message))
+        said.put(("end", None))
+    except PreregError as error:
+        name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
+        said.put(("error", (name, [(p.where, p.found, p.todo) for p in error.problems])))
+    except MemoryError:
+        said.put(("error", ("Stopped", [("worker", "ran out of memory", "register a smaller batch_size")])))
+    said.close()
+    said.join_thread()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(Stopped.exit_code)

@@ -1,0 +1,194 @@
+"""What a worker process does: load a model once, plan a measure once, then condition after condition.
+
+Run by `runner` in processes of its own; every function yields what it has to say.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prereg_moe import canonical, evidence
+from prereg_moe.errors import Deviated, Invalid, Problem
+from prereg_moe.freeze import load_frozen, read_items
+from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.lab.capture import Recorder
+from prereg_moe.lab.harness import Harness, TaskSpec
+from prereg_moe.lab.intervene import Mask, intervene
+from prereg_moe.lab.models import MoE, discover, load_model
+from prereg_moe.registration import Registration, parse
+from prereg_moe.registry import Registry, find_source
+
+__all__ = ["compute", "environment", "pin", "record"]
+
+_PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
+_ATLAS_BATCH = 16
+
+
+def pin(threads: int) -> None:
+    """Compute with this many threads, whatever the machine has."""
+    torch.set_num_threads(threads)
+
+
+def compute(root: Path, id_: str, digests: Sequence[str]) -> Iterator[str]:
+    """Compute and write the evidence of the conditions named; yield a label for each.
+
+    Raises:
+        Stopped: a guard fired, a response is not finite, or a file cannot be written.
+        Deviated: the model or the task is not what was registered.
+    """
+    registry = Registry(root)
+    frozen = load_frozen(registry, id_)
+    bench = _Bench(registry, frozen.registration)
+    around = environment(frozen.registration)
+    for condition in (frozen.plan[digest] for digest in digests):
+        moe, harness = bench.load(condition.model), bench.harness(condition.model, condition.measure)
+        _same_layout(frozen, condition.model, moe)
+        answers, proof = _answers(moe, harness, condition)
+        made = evidence.document(
+            frozen, condition, harness.score(answers), plan=harness.plan.digest, proof=proof, environment=around
+        )
+        canonical.write(registry.evidence(id_) / evidence.file_name(condition.digest), made)
+        yield _label(condition)
+
+
+def record(root: Path, document: Mapping[str, Any]) -> Iterator[Any]:
+    """Record the routing of every model of a registration; yield (done, of, name), then the tables.
+
+    Every text of the atlas corpus runs through the untouched model once; padding is not counted.
+
+    Raises:
+        Invalid: a model has no layout that can be observed, or layers that differ.
+    """
+    registration = parse(document)
+    bench = _Bench(Registry(root), registration)
+    models: dict[str, Any] = {}
+    for done, name in enumerate(registration.models, start=1):
+        models[name] = _routing(bench, name)
+        yield (done, len(registration.models), name)
+    yield {"models": models, "environment": environment(registration)}
+
+
+def environment(registration: Registration) -> dict[str, Any]:
+    """Return what can change a value and is not frozen: versions, device, processor capability."""
+    return {
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": registration.engine.device,
+        "threads": registration.engine.threads,
+    }
+
+
+@dataclass
+class _Bench:
+    """The model and the harness that are loaded now; another one takes their place."""
+
+    registry: Registry
+    registration: Registration
+    _moe: tuple[str, MoE, Any] | None = None
+    _harness: tuple[tuple[str, str], Harness] | None = None
+
+    def path(self, source: str) -> Path:
+        return find_source(source, self.registry.registration(self.registration.id), self.registry.root)
+
+    def load(self, name: str) -> MoE:
+        if self._moe is None or self._moe[0] != name:
+            self._moe = self._harness = None  # free the old model before the new one is loaded
+            spec = self.registration.models[name]
+            model, tokenizer = load_model(
+                self.path(spec.source),
+                dtype=spec.dtype,
+                experts_implementation=spec.experts_implementation,
+                device=self.registration.engine.device,
+            )
+            self._moe = (name, discover(model), tokenizer)
+        return self._moe[1]
+
+    def tokenizer(self, name: str) -> Any:
+        self.load(name)
+        return None if self._moe is None else self._moe[2]
+
+    def harness(self, model: str, name: str) -> Harness:
+        moe = self.load(model)
+        if self._harness is None or self._harness[0] != (model, name):
+            measure = self.registration.measures[name]
+            specs = [
+                TaskSpec(
+                    axis=axis,
+                    name=measure.task.replace("{axis}", axis),
+                    items=tuple(self.items(measure.corpus, axis, measure.skip, measure.items)),
+                    skip=measure.skip,
+                    metric=measure.metric,
+                )
+                for axis in self.registration.axes
+            ]
+            made = Harness(moe.model, self.tokenizer(model), self.path(measure.tasks), specs, self.registration.engine)
+            self._harness = ((model, name), made)
+        return self._harness[1]
+
+    def items(self, corpus: str, axis: str, skip: int, count: int) -> list[dict[str, Any]]:
+        spec = self.registration.corpora[corpus]
+        return read_items(self.path(spec.source) / spec.file.replace("{axis}", axis), skip, count)
+
+
+def _answers(moe: MoE, harness: Harness, condition: Condition) -> tuple[Any, dict[str, Any] | None]:
+    """Return the model's answers under the condition, and the proof of its intervention."""
+    if condition.gates is None:
+        return harness.answer(), None
+    with intervene(moe, Mask(condition.cells, gates=condition.gates)) as session:
+        answers = harness.answer()
+    return answers, session.proof().to_dict()
+
+
+def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:
+    layout = frozen.document["layout"][name]
+    if list(moe.indices) != layout["layers"] or moe.n_experts != layout["experts"]:
+        raise Deviated(Problem(f"models.{name}", "is laid out otherwise than its atlas", "freeze a new atlas"))
+
+
+def _label(condition: Condition) -> str:
+    cells = sum(len(experts) for experts in condition.cells.values())
+    return f"{condition.model}, {condition.measure}: {'baseline' if condition.is_baseline else f'{cells} cells masked'}"
+
+
+def _routing(bench: _Bench, name: str) -> dict[str, Any]:
+    """Return one model's layout and its routing mass, axis by axis."""
+    settings = bench.registration.atlas
+    if settings is None:
+        raise Invalid(Problem("atlas", "is not registered", "say on which corpus routing is recorded"))
+    moe, tokenizer = bench.load(name), bench.tokenizer(name)
+    sizes = {(layer.n_experts, layer.top_k) for layer in moe.layers}
+    if len(sizes) != 1:
+        found = f"has layers with {sorted(sizes)} (experts, top-k)"
+        raise Invalid(Problem(f"models.{name}", found, "this version needs them equal"))
+    mass = {}
+    for axis in bench.registration.axes:
+        recorder = Recorder()
+        items = bench.items(settings.corpus, axis, settings.skip, settings.items)
+        with torch.inference_mode(), intervene(moe, recorder=recorder):
+            for batch in _batches([str(item.get(settings.text, "")) for item in items], tokenizer):
+                moe.model(**{key: value.to(bench.registration.engine.device) for key, value in batch.items()})
+        mass[axis] = recorder.mass()[0].tolist()
+    experts, top_k = sizes.pop()
+    return {"layers": list(moe.indices), "experts": experts, "top_k": top_k, "mass": mass, "found": moe.describe()}
+
+
+def _batches(texts: list[str], tokenizer: Any) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield token ids and attention masks, padded on the right, in the order of the items."""
+    for start in range(0, len(texts), _ATLAS_BATCH):
+        rows = [tokenizer(text)["input_ids"] for text in texts[start : start + _ATLAS_BATCH]]
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+            mask[index, : len(row)] = 1
+        yield {"input_ids": ids, "attention_mask": mask}
