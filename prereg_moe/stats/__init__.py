@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prereg_moe.stats.association import Association, Concordance, concordance, spearman, spearman_many
+    from prereg_moe.stats.effects import clustered_mean, cohen_dz, crossed_mean, event_rate, fieller, hedges_gz
     from prereg_moe.stats.equivalence import (
         Absence,
         Equivalence,
@@ -19,56 +21,129 @@ if TYPE_CHECKING:
         power_t,
         tost,
     )
-    from prereg_moe.stats.intervals import Estimate, bootstrap, bootstrap_many
-    from prereg_moe.stats.multiplicity import adjust, fixed_sequence, partial_conjunction, stepdown_maxt
+    from prereg_moe.stats.intervals import (
+        Estimate,
+        IntervalKind,
+        Sides,
+        bootstrap,
+        bootstrap_many,
+        weighted_correlation,
+    )
+    from prereg_moe.stats.multiplicity import Adjustment, adjust, fixed_sequence, partial_conjunction, stepdown_maxt
+    from prereg_moe.stats.multiverse import Specification, SpecificationCurve, specification_curve
     from prereg_moe.stats.nulls import BeatsNull, beats_null
-    from prereg_moe.stats.resample import sample, stream
-    from prereg_moe.stats.selectivity import Selective, selective
+    from prereg_moe.stats.paired import RandomisationTest, mcnemar, permute_groups, sign_flip
+    from prereg_moe.stats.readings import Published, compare, published
+    from prereg_moe.stats.resample import cluster_means, sample, stream
+    from prereg_moe.stats.screens import Screen, ScreenedAxis, screen
+    from prereg_moe.stats.selectivity import Contrast, FamilySelectivity, Selective, selective
 
 _HOME = {
     "Absence": "equivalence",
+    "Adjustment": "multiplicity",
+    "Association": "association",
     "BeatsNull": "nulls",
+    "Concordance": "association",
+    "Contrast": "selectivity",
     "Equivalence": "equivalence",
     "Estimate": "intervals",
+    "FamilySelectivity": "selectivity",
+    "IntervalKind": "intervals",
+    "Published": "readings",
+    "RandomisationTest": "paired",
+    "Screen": "screens",
+    "ScreenedAxis": "screens",
     "Selective": "selectivity",
+    "Sides": "intervals",
+    "Specification": "multiverse",
+    "SpecificationCurve": "multiverse",
     "absence": "equivalence",
     "adjust": "multiplicity",
     "beats_null": "nulls",
     "bootstrap": "intervals",
     "bootstrap_many": "intervals",
+    "cluster_means": "resample",
+    "clustered_mean": "effects",
+    "cohen_dz": "effects",
+    "compare": "readings",
+    "concordance": "association",
+    "crossed_mean": "effects",
+    "event_rate": "effects",
+    "fieller": "effects",
     "fixed_sequence": "multiplicity",
+    "hedges_gz": "effects",
+    "mcnemar": "paired",
     "noninferior": "equivalence",
     "partial_conjunction": "multiplicity",
+    "permute_groups": "paired",
     "power_equivalence": "equivalence",
     "power_t": "equivalence",
+    "published": "readings",
     "sample": "resample",
+    "screen": "screens",
     "selective": "selectivity",
+    "sign_flip": "paired",
+    "spearman": "association",
+    "spearman_many": "association",
+    "specification_curve": "multiverse",
     "stepdown_maxt": "multiplicity",
     "stream": "resample",
     "tost": "equivalence",
+    "weighted_correlation": "intervals",
 }
 
 __all__ = [
     "Absence",
+    "Adjustment",
+    "Association",
     "BeatsNull",
+    "Concordance",
+    "Contrast",
     "Equivalence",
     "Estimate",
+    "FamilySelectivity",
+    "IntervalKind",
+    "Published",
+    "RandomisationTest",
+    "Screen",
+    "ScreenedAxis",
     "Selective",
+    "Sides",
+    "Specification",
+    "SpecificationCurve",
     "absence",
     "adjust",
     "beats_null",
     "bootstrap",
     "bootstrap_many",
+    "cluster_means",
+    "clustered_mean",
+    "cohen_dz",
+    "compare",
+    "concordance",
+    "crossed_mean",
+    "event_rate",
+    "fieller",
     "fixed_sequence",
+    "hedges_gz",
+    "mcnemar",
     "noninferior",
     "partial_conjunction",
+    "permute_groups",
     "power_equivalence",
     "power_t",
+    "published",
     "sample",
+    "screen",
     "selective",
+    "sign_flip",
+    "spearman",
+    "spearman_many",
+    "specification_curve",
     "stepdown_maxt",
     "stream",
     "tost",
+    "weighted_correlation",
 ]
 
 

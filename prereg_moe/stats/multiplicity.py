@@ -124,7 +124,8 @@ def stepdown_maxt(observed: ArrayLike, null: ArrayLike, *, tolerance: float = 0.
     if np.isnan(t).any() or np.isnan(draws).any():
         raise Invalid(Problem("stepdown_maxt", "a statistic is NaN", "decide before what a degenerate one counts as"))
     order = np.argsort(-t, kind="stable")
-    bar = t - tolerance * np.maximum(1.0, np.abs(t)) if tolerance else t
+    slack = np.where(np.isfinite(t), tolerance * np.clip(np.abs(t), 1.0, 1e300), 0.0)
+    bar = t - slack
     exceed = np.zeros(t.size, dtype=np.int64)
     for start, stop in blocks(draws.shape[0], block):
         exceed += exceedances(bar[order], draws[start:stop, order])
