@@ -155,7 +155,7 @@ def _counts(entries: list[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _by_rule(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return, where the same effects are judged by expressions too, one row a family with its verdict under each rule."""
+    """Return, where effects are judged by expressions too, one row a family with its verdict under each rule."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for block in blocks:
         groups.setdefault((block["model"], block["measure"]), []).append(block)

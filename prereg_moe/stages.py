@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prereg_moe import canonical, ledger, report, store
 from prereg_moe.errors import NotCheckable, Problem, Tampered
-from prereg_moe.freeze import load_frozen
+from prereg_moe.freezing import load_frozen
 from prereg_moe.registry import Registry, read_bytes
 from prereg_moe.verdict import Verdicts, judge
 

@@ -6,15 +6,18 @@ this package loads no torch; the worker processes do.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from prereg_moe import canonical, ledger, store
 from prereg_moe.errors import Deviated, Problem
-from prereg_moe.freeze import load_frozen
+from prereg_moe.freezing import load_frozen
 from prereg_moe.lab import runner
 from prereg_moe.lab.runner import Progress
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry
 
-__all__ = ["atlas", "run"]
+__all__ = ["atlas", "inspect", "outlook", "run"]
 
 
 def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str:
@@ -52,3 +55,21 @@ def run(registry: Registry, id_: str, *, workers: int, time: str, progress: Prog
     )
     done = runner.run(registry, frozen, workers=workers, progress=progress)
     return done, store.finish(registry, frozen, time=time)
+
+
+def outlook(registry: Registry, id_: str) -> tuple[int, int]:
+    """Return (conditions missing, item scores that is)."""
+    frozen = load_frozen(registry, id_)
+    todo = [frozen.plan[digest] for digest in runner.missing(registry, frozen)]
+    return len(todo), sum(len(ids) for condition in todo for ids in frozen.items(condition.measure).values())
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return what structural discovery finds in a local model: layers, routers, experts, top-k.
+
+    Raises:
+        Invalid: the folder holds no loadable model, or one that cannot be intervened on exactly.
+    """
+    from prereg_moe.lab.models import discover, load_model  # torch: only here and in the workers
+
+    return discover(load_model(folder)[0]).describe()

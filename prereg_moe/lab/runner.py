@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 
 from prereg_moe import canonical, errors, evidence
 from prereg_moe.errors import NotCheckable, PreregError, Problem, Stopped, Tampered
-from prereg_moe.freeze import atlas_inputs, compare_pins
+from prereg_moe.freezing import atlas_inputs, compare_pins
 from prereg_moe.frozen import Frozen
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry

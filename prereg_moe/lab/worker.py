@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from prereg_moe import canonical, evidence
 from prereg_moe.errors import Deviated, Invalid, Problem
-from prereg_moe.freeze import load_frozen, read_items
+from prereg_moe.freezing import load_frozen, read_items
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.harness import Harness, TaskSpec
@@ -34,6 +35,7 @@ _ATLAS_BATCH = 16
 def pin(threads: int) -> None:
     """Compute with this many threads, whatever the machine has."""
     torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()  # its advice is about training and sharding
 
 
 def compute(root: Path, id_: str, digests: Sequence[str]) -> Iterator[str]:

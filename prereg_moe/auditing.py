@@ -24,7 +24,7 @@ from typing import Any
 from prereg_moe import canonical, ledger, report, store
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, NotCheckable, PreregError, Problem, Tampered
-from prereg_moe.freeze import compare_pins
+from prereg_moe.freezing import compare_pins
 from prereg_moe.frozen import Frozen, derive
 from prereg_moe.registration import expand, load
 from prereg_moe.registry import Registry, read_bytes
@@ -108,7 +108,7 @@ def audit(registry: Registry, id_: str, *, expected_head: str | None = None) -> 
     return Audit(id_, ledger.head(seals), findings)
 
 
-class _NotDue(Exception):  # noqa: N818 - not an error: the step has nothing to look at yet
+class _NotDue(Exception):
     """A step cannot look: what it needs is not here or not made yet."""
 
 

@@ -51,13 +51,15 @@ class Checked:
         registration: the valid registration.
         pending: what must be there before it can be frozen.
         advice: choices that weaken the study, said once.
-        conditions: conditions it would run, when the atlas is there, else an upper bound.
+        claims: claims it makes.
+        conditions: conditions it would run at most (families of one size share their null draws).
         scores: item scores that is.
     """
 
     registration: Registration
     pending: tuple[Problem, ...]
     advice: tuple[Problem, ...]
+    claims: int
     conditions: int
     scores: int
 
@@ -78,8 +80,8 @@ def check(path: Path, root: Path | None = None) -> Checked:
         pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
     if not pending:
         _items(registration, path.parent, root or path.parent)
-    conditions, scores = _count(registration)
-    return Checked(registration, tuple(pending), tuple(_advice(registration)), conditions, scores)
+    claims, conditions, scores = _count(registration)
+    return Checked(registration, tuple(pending), tuple(_advice(registration)), claims, conditions, scores)
 
 
 def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
@@ -155,7 +157,8 @@ def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], lis
         ),
         *(("tasks", source, source, pin_folder) for source in pins["tasks"]),
     ]
-    changed, absent = [], []
+    changed: list[Problem] = []
+    absent: list[Problem] = []
     for kind, name, source, pin in named:
         path = find_source(source, folder, registry.root)
         if not path.exists():
@@ -333,17 +336,19 @@ def _atlas(
     }, digest
 
 
-def _count(registration: Registration) -> tuple[int, int]:
-    """Return (conditions, item scores) at most: families of one size share their draws."""
+def _count(registration: Registration) -> tuple[int, int, int]:
+    """Return (claims, conditions, item scores); the last two at most: families of one size share their draws."""
+    made = 0
     cells: dict[tuple[str, str], int] = {}
     for claims in registration.claims:
         families = len(family_names(registration)) if claims.families == "all" else len(claims.families)
+        made += families
         null = registration.controls.null
         draws = null.draws if null is not None and needs_null(registration, claims) else 0
         key = (claims.model, claims.measure)
         cells[key] = max(cells.get(key, 0), 1 + families + draws)
     scores = sum(n * registration.measures[m].items * len(registration.axes) for (_, m), n in cells.items())
-    return sum(cells.values()), scores
+    return made, sum(cells.values()), scores
 
 
 def _advice(registration: Registration) -> list[Problem]:

@@ -1,0 +1,525 @@
+"""The command line: one verb a stage, each a thin call into the library.
+
+Only this module prints. It imports a stage when its verb is used, so that ``--help``, ``check``,
+``freeze`` and ``status`` start without scipy, and nothing but the lab's workers loads torch.
+An expected error is one line a problem (what, where, what to do) and the exit code of its
+fault; with ``--json`` the last line of output is one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prereg_moe import __version__
+from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
+
+if TYPE_CHECKING:
+    from prereg_moe.registry import Registry
+
+__all__ = ["cli", "main"]
+
+_STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
+_OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+_root = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The registry: the folder that holds registrations/. Default: the nearest one upwards.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = cli.main(args=arguments, prog_name="prereg-moe", standalone_mode=False)
+    except PreregError as error:
+        _fail(error, as_json="--json" in arguments)
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(Invalid.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _err.print("interrupted; what is written stays, run the command again to go on")
+        sys.exit(Stopped.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # the one place where a bug becomes a message
+        if os.environ.get("PREREG_MOE_DEBUG"):
+            raise
+        _err.print(f"[red]a bug in prereg-moe:[/] {escape(repr(error))}; set PREREG_MOE_DEBUG=1 to see where")
+        sys.exit(Stopped.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: PreregError, *, as_json: bool) -> None:
+    for problem in error.problems:
+        _err.print(f"[red]error:[/] {escape(str(problem))}")
+    if as_json:
+        problems = [{"where": p.where, "found": p.found, "todo": p.todo} for p in error.problems]
+        _print_json({"exit_code": error.exit_code, "problems": problems})
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="prereg-moe")
+def cli() -> None:
+    """Checkable causal claims about mixture-of-experts language models.
+
+    Write a registration, freeze it, run it, judge it, report it; let anyone audit it.
+
+    Exit codes: 0 done - 2 wrong usage or invalid document - 3 tampered - 4 evidence missing - 5 deviated from the
+    registration - 6 the run stopped.
+    """
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("prereg-moe-demo"))
+@click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a processor.")
+@_json
+def demo(folder: Path, workers: int | None, as_json: bool) -> None:
+    """Run the whole job on the embedded models, from a registration to an audited report.
+
+    \b
+    Example:
+      prereg-moe demo
+    """
+    from prereg_moe.demo import demo as demo_
+
+    folder = folder.resolve()
+    with _steps(as_json) as steps:
+        shown = demo_(folder, workers=workers or _processors(), steps=steps)
+    if as_json:
+        _print_json(shown.summary)
+    else:
+        _show_verdicts(shown.verdicts)
+        for name, value in shown.summary.items():
+            _out.print(f"{name:13} {escape(str(value))}")
+        _out.print(
+            f"\nAudit it again: prereg-moe audit {escape(os.path.relpath(folder))} --head {shown.summary['head']}"
+        )
+    sys.exit(shown.summary["audit"])
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--id", "id_", default="my-study", show_default=True, help="The registration's id and folder name.")
+@click.option(
+    "--study",
+    type=click.Choice(["modularity"]),
+    default="modularity",
+    show_default=True,
+    help="What kind of claim to start from.",
+)
+@click.option(
+    "--model",
+    default="OLMoE-1B-7B",
+    show_default=True,
+    help="A model to start from: OLMoE-1B-7B, or a source such as ./model.",
+)
+@_json
+def init(folder: Path, id_: str, study: str, model: str, as_json: bool) -> None:
+    """Write a commented registration to start from, and the JSON Schema for editors.
+
+    \b
+    Example:
+      prereg-moe init my-registry --id arabic-experts --model ./model
+    """
+    from prereg_moe.begin import begin
+
+    written = begin(folder.resolve(), id_, study, model)
+    _say({"files": [str(path) for path in written]}, [f"wrote {escape(str(path))}" for path in written], as_json)
+
+
+@cli.command()
+@click.argument("registration", type=click.Path(path_type=Path))
+@_root
+@_json
+def check(registration: Path, root: Path | None, as_json: bool) -> None:
+    """Report every problem of a registration, and what freezing it would pin.
+
+    Reads local files only; nothing is written or downloaded.
+
+    \b
+    Example:
+      prereg-moe check registrations/testbed
+    """
+    from prereg_moe.freezing import check as check_
+
+    if not registration.exists():
+        registration = _registry(root).registration(str(registration))
+    folder = registration if registration.is_dir() else registration.parent
+    checked = check_(registration, root.resolve() if root else _root_of(folder))
+    document = {
+        "id": checked.registration.id,
+        "claims": checked.claims,
+        "conditions": checked.conditions,
+        "item_scores": checked.scores,
+        "pending": [str(problem) for problem in checked.pending],
+        "advice": [str(problem) for problem in checked.advice],
+    }
+    lines = [
+        f"[green]valid[/]: {escape(checked.registration.id)}, {checked.claims} claims, at most {checked.conditions} "
+        f"conditions and {checked.scores} item scores",
+        *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
+        *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
+    ]
+    _say(document, lines, as_json)
+
+
+@cli.command()
+@click.argument("model")
+@_json
+def inspect(model: str, as_json: bool) -> None:
+    """Show the MoE layers, routers and experts found in a local model folder, or why it cannot be used.
+
+    \b
+    Example:
+      prereg-moe inspect ./model
+    """
+    from prereg_moe import lab
+
+    found = lab.inspect(Path(model))
+    table = Table(box=None)
+    for name in ("layer", "router", "experts", "k", "selection"):
+        table.add_column(name)
+    for layer in found["layers"]:
+        table.add_row(
+            *(escape(str(layer.get(name, "-"))) for name in ("index", "router", "n_experts", "top_k", "selects"))
+        )
+    _say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
+@_root
+@_json
+def atlas(id_: str, root: Path | None, as_json: bool) -> None:
+    """Record the routing of the registered models on the atlas corpus, and seal it.
+
+    \b
+    Example:
+      prereg-moe atlas testbed
+    """
+    from prereg_moe import lab
+    from prereg_moe.registry import now
+
+    registry, id_ = _study(root, id_)
+    with _progress("atlas", as_json) as progress:
+        head = lab.atlas(registry, id_, time=now(), progress=progress)
+    path = registry.registration(id_) / "atlas.json"
+    _say({"atlas_file": str(path), "head": head}, [f"wrote {escape(str(path))}", f"head {head}"], as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
+@_root
+@_json
+def freeze(id_: str, root: Path | None, as_json: bool) -> None:
+    """Freeze a registration: canonical bytes, every digest pinned, families and null draws written out.
+
+    \b
+    Example:
+      prereg-moe freeze testbed
+    """
+    from prereg_moe import ledger
+    from prereg_moe.freezing import freeze as freeze_
+    from prereg_moe.registry import now
+
+    registry, id_ = _study(root, id_)
+    frozen = freeze_(registry, id_, time=now())
+    head = ledger.head(ledger.parse(registry.ledger()))
+    inference = frozen.registration.inference
+    lines = [
+        f"frozen {frozen.digest}",
+        f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
+        f"{inference.interval.level:.0%} {inference.interval.kind} intervals, seed {inference.seed}",
+        f"head {head}",
+    ]
+    _say({"registration": frozen.digest, "conditions": len(frozen.plan), "head": head}, lines, as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
+@click.option("--dry-run", is_flag=True, help="Only say what would be run.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Worker processes; they cannot change the evidence. Default: one a processor.",
+)
+@_root
+@_json
+def run(id_: str, dry_run: bool, workers: int | None, root: Path | None, as_json: bool) -> None:
+    """Compute the missing conditions of a frozen registration. Killed, it goes on where it was.
+
+    \b
+    Example:
+      prereg-moe run testbed --workers 2
+    """
+    from prereg_moe import lab
+    from prereg_moe.registry import now
+
+    registry, id_ = _study(root, id_)
+    if dry_run:
+        conditions, scores = lab.outlook(registry, id_)
+        _say(
+            {"missing": conditions, "item_scores": scores},
+            [f"{conditions} conditions missing, {scores} item scores"],
+            as_json,
+        )
+        return
+    with _progress("run", as_json) as progress:
+        done, head = lab.run(registry, id_, workers=workers or _processors(), time=now(), progress=progress)
+    what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
+    _say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="[ID]", required=False)
+@_root
+@_json
+def status(id_: str | None, root: Path | None, as_json: bool) -> None:
+    """Say where each registration stands, and the ledger's head.
+
+    \b
+    Example:
+      prereg-moe status
+    """
+    from prereg_moe import ledger
+
+    registry = _registry(root)
+    seals = ledger.parse(registry.ledger())
+    folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
+    names = [_study(root, id_)[1]] if id_ else folders
+    stages = {name: ledger.stage(seals, name) or "authored" for name in names}
+    lines = [f"{escape(name)}: {stage}" for name, stage in stages.items()] or ["no registration here"]
+    _say({"registrations": stages, "head": ledger.head(seals)}, [*lines, f"head {ledger.head(seals)}"], as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
+@_root
+@_json
+def verdict(id_: str, root: Path | None, as_json: bool) -> None:
+    """Judge complete evidence by the registered rules, and seal the verdicts.
+
+    \b
+    Example:
+      prereg-moe verdict testbed
+    """
+    from prereg_moe.registry import now
+    from prereg_moe.stages import verdict as judge
+
+    registry, id_ = _study(root, id_)
+    verdicts, head = judge(registry, id_, time=now())
+    if as_json:
+        _print_json({**verdicts.document, "head": head})
+        return
+    _show_verdicts(verdicts.document)
+    _out.print(f"head {head}")
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
+@click.option("--format", "formats", default="md,tex", show_default=True, help="Comma-separated: md, tex.")
+@_root
+@_json
+def report(id_: str, formats: str, root: Path | None, as_json: bool) -> None:
+    """Render sealed verdicts by the frozen templates.
+
+    \b
+    Example:
+      prereg-moe report testbed --format md,tex
+    """
+    from prereg_moe.registry import now
+    from prereg_moe.stages import render
+
+    registry, id_ = _study(root, id_)
+    written, head = render(registry, id_, [name.strip() for name in formats.split(",")], time=now())
+    lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]
+    _say({"files": [str(path) for path in written], "head": head}, lines, as_json)
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--head", "expected", help="The ledger's head you were given: sha256:...")
+@_root
+@_json
+def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) -> None:
+    """Recompute everything from the bytes, in numbered steps; needs no model and no torch.
+
+    PATH is a registry, a registration's folder, or its id.
+
+    \b
+    Example:
+      prereg-moe audit prereg-moe-demo --head sha256:...
+    """
+    from prereg_moe.auditing import audit as audit_
+
+    registry, ids = _audited(path, root)
+    results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
+    code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
+    if as_json:
+        _print_json({"exit_code": code, "registrations": [_audit_json(result) for result in results]})
+    else:
+        for result in results:
+            _show_audit(result)
+    sys.exit(code)
+
+
+# ------------------------------------------------------------------ finding things
+
+
+def _registry(root: Path | None) -> Registry:
+    from prereg_moe.registry import Registry
+
+    return Registry.find(root or Path.cwd())
+
+
+def _root_of(folder: Path) -> Path:
+    try:
+        return _registry(folder).root
+    except Invalid:
+        return folder.resolve()  # a document outside any registry can still be read
+
+
+def _study(root: Path | None, name: str) -> tuple[Registry, str]:
+    """Return the registry and the id a user means by an id or by a registration's folder."""
+    folder = Path(name)
+    if (folder / "registration.yaml").is_file():
+        return _registry(root or folder), folder.resolve().name
+    registry = _registry(root)
+    if Path(name).name != name or not (registry.registration(name) / "registration.yaml").is_file():
+        raise Invalid(Problem(name, "is not a registration here", f"look in {registry.root / 'registrations'}"))
+    return registry, name
+
+
+def _audited(path: Path, root: Path | None) -> tuple[Registry, list[str]]:
+    from prereg_moe import ledger
+    from prereg_moe.registry import Registry
+
+    if (path / "registrations").is_dir():
+        registry = Registry(path.resolve())
+        seals, _ = ledger.examine(registry.ledger())
+        folders = sorted(entry.parent.name for entry in (path / "registrations").glob("*/frozen.json"))
+        return registry, list(dict.fromkeys([*(seal.registration for seal in seals), *folders])) or [
+            path.resolve().name
+        ]
+    if path.is_dir() and path.resolve().parent.name in ("registrations", "reports"):
+        return Registry(path.resolve().parent.parent), [path.resolve().name]
+    registry, id_ = _study(root, str(path))
+    return registry, [id_]
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------ showing things
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, ensure_ascii=False, sort_keys=True))
+
+
+def _say(document: Any, lines: Sequence[Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+        return
+    for line in lines:
+        _out.print(line)
+
+
+@contextmanager
+def _progress(title: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Show what is done of one stage and the time that remains."""
+    with _steps(as_json) as steps:
+        yield steps(title)
+
+
+@contextmanager
+def _steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
+    """Show a bar a stage, on stderr and only to a person."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[label]}"),
+    )
+    with Progress(*columns, console=_err, disable=as_json) as bar:
+
+        def step(title: str) -> Callable[[int, int, str], None]:
+            task = bar.add_task(title, total=None, label="")
+
+            def update(done: int, total: int, label: str) -> None:
+                bar.update(task, completed=done, total=total, label=escape(label))
+
+            return update
+
+        yield step
+
+
+def _show_verdicts(document: Any) -> None:
+    from prereg_moe.report import effect, interval, p_value
+
+    table = Table(title=escape(document["study"]["title"]), title_justify="left")
+    for name in ("claim", "on-target", "null", "worst off-target", "margin", "adj. p", "verdict", "why"):
+        table.add_column(name)
+    for entry in document["verdicts"]:
+        if entry["tier"] == "exploratory":
+            continue
+        estimates = entry["estimates"]
+        table.add_row(
+            escape(entry["claim"]),
+            interval(estimates["on"]),
+            effect(estimates["null"]["mean"]) if "null" in estimates else "-",
+            f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
+            effect(entry["margin"]),
+            p_value(entry["p_adjusted"]),
+            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+            ", ".join([*entry["reasons"], *entry["flags"]]),
+        )
+    _out.print(table)
+    for control in document["controls"]:
+        held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
+        _out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")
+
+
+def _show_audit(result: Any) -> None:
+    _out.print(f"[bold]{escape(result.registration)}[/], head {result.head}")
+    for finding in result.findings:
+        _out.print(f"{finding.step:2} {finding.name:18} [{_OUTCOME[finding.outcome]}]{finding.outcome}[/]")
+        for detail in finding.details:
+            _out.print(f"   {escape(detail)}", style="dim" if finding.outcome == "holds" else "")
+    _out.print(
+        "This shows that the record agrees with itself and with the head given, not that nothing was run before it."
+    )
+
+
+def _audit_json(result: Any) -> dict[str, Any]:
+    return {
+        "registration": result.registration,
+        "head": result.head,
+        "exit_code": result.exit_code,
+        "findings": [
+            {"step": f.step, "name": f.name, "outcome": f.outcome, "details": list(f.details), "exit_code": f.exit_code}
+            for f in result.findings
+        ],
+    }
