@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -479,12 +480,11 @@ def _steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], 
 def _show_verdicts(document: Any) -> None:
     from prereg_moe.report import effect, interval, p_value
 
-    table = Table(title=escape(document["study"]["title"]), title_justify="left")
-    for name in ("claim", "on-target", "null", "worst off-target", "margin", "adj. p", "verdict", "why"):
-        table.add_column(name)
-    for entry in document["verdicts"]:
-        if entry["tier"] == "exploratory":
-            continue
+    confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
+    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("claim", "on-target", "random", "worst off", "margin", "adj. p", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for entry in confirmatory or document["verdicts"]:
         estimates = entry["estimates"]
         table.add_row(
             escape(entry["claim"]),
@@ -494,9 +494,11 @@ def _show_verdicts(document: Any) -> None:
             effect(entry["margin"]),
             p_value(entry["p_adjusted"]),
             f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
-            ", ".join([*entry["reasons"], *entry["flags"]]),
         )
     _out.print(table)
+    for entry in confirmatory:
+        if entry["verdict"] != "CONFIRMED":
+            _out.print(f"[dim]{escape(entry['claim'])}: {', '.join([*entry['reasons'], *entry['flags']])}[/]")
     for control in document["controls"]:
         held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
         _out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")

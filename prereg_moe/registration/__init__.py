@@ -1,6 +1,6 @@
-"""The registration: what an author writes (`document`), what it may say (`schema`), what it must satisfy (`load`)."""
+"""The registration: what an author writes (`document`), what it may say (`schema`), what it must satisfy (`loading`)."""
 
-from prereg_moe.registration.load import block_alpha, expand, family_names, load, needs_null, off_axes, parse
+from prereg_moe.registration.loading import block_alpha, expand, family_names, load, needs_null, off_axes, parse
 from prereg_moe.registration.schema import SCHEMA, Registration
 
 __all__ = [
