@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prereg_moe.canonical import digest_file
+from prereg_moe.errors import NotCheckable
 from prereg_moe.lab import testbed
 from prereg_moe.lab.testbed import AXES, CHECKPOINTS, CORPORA, CORPUS_NAMES, MODELS, TASKS
+from prereg_moe.lab.testbed.extract import extract
+from prereg_moe.lab.testbed.sources import Source, Wheel
 
 MB = 1_000_000
 
@@ -78,6 +82,41 @@ class TestCorpora:
         assert sum(path.stat().st_size for path in CORPORA.rglob("*") if path.is_file()) < 1.5 * MB
 
 
+class TestExtraction:
+    """Passages from two small wheels made here: one for training, one for corpus B."""
+
+    WORDS = ("la casa de los gatos", "el perro del vecino", "una carta para la escuela", "los libros en la mesa")
+
+    def wheel(self, folder: Path, use: str, messages: list[str]) -> Wheel:
+        path = folder / f"{use}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("pkg/translations/es.json", json.dumps(messages))
+            archive.writestr("bundled/translations/es.json", json.dumps(["el texto de otra gente en la misma rueda"]))
+            archive.writestr(f"{use}-1.0.dist-info/LICENSE", "Do as you like.")
+        return Wheel(Source(use, "1.0", "MIT", use, ("messages",), folder="pkg/"), path)
+
+    def test_what_begins_like_training_text_is_not_in_b(self, tmp_path):
+        shared = [f"{words} número {n} que es de la primera serie" for n in range(8) for words in self.WORDS]
+        own = [f"{n} {words} que sólo se usa para la prueba" for n in range(8) for words in self.WORDS]
+        train = self.wheel(tmp_path, "train", shared)
+        corpora = extract([train, self.wheel(tmp_path, "B", [text + " y más" for text in shared] + own)])
+        assert "primera serie" in " ".join(corpora["train"]["es"])
+        assert "prueba" in " ".join(corpora["B"]["es"])
+        assert "primera serie" not in " ".join(corpora["B"]["es"])
+
+    def test_only_the_sources_own_folder_is_read(self, tmp_path):
+        wheel = self.wheel(tmp_path, "train", ["la única frase de la prueba que es larga"])
+        assert [name for name, _ in wheel.members(".json")] == ["pkg/translations/es.json"]
+        assert wheel.licences() == {"LICENSE": b"Do as you like."}
+
+    def test_a_wheel_without_a_licence_is_refused(self, tmp_path):
+        path = tmp_path / "x-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("pkg/__init__.py", "")
+        with pytest.raises(NotCheckable, match="no licence text"):
+            Wheel(Source("x", "1.0", "MIT", "B", ()), path).licences()
+
+
 class TestModels:
     def test_every_file_has_the_digest_in_the_manifest(self, models_manifest):
         assert set(models_manifest["checkpoints"]) == set(CHECKPOINTS)
@@ -95,10 +134,11 @@ class TestModels:
         for axis in AXES:
             planted, randomised = table["planted"][axis], table["randomised"][axis]
             assert planted["equals_planted"]
-            assert planted["on"] > 0.2
+            assert planted["on"] > 0.4
             assert planted["on"] > 3 * planted["worst_off"]
             assert planted["on"] - planted["null_mean"] > 0.05
-            assert randomised["on"] < 0.05
+            assert planted["worst_off"] < 0.03
+            assert max(map(abs, randomised["effects"].values())) < 0.02
 
     def test_the_three_share_one_tokenizer(self):
         assert len({digest_file(MODELS / name / "tokenizer.json") for name in CHECKPOINTS}) == 1

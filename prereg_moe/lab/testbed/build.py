@@ -123,9 +123,12 @@ def build_models(work: Path, say: Say, names: Sequence[str] = CHECKPOINTS) -> No
     for recipe in RECIPES:
         if recipe.name in names:
             model = train_model(recipe, tokenizer, texts, report=_reporter(recipe.name, recipe.steps, say))
-            shutil.rmtree(MODELS / recipe.name, ignore_errors=True)
-            model.save_pretrained(MODELS / recipe.name)
-            tokenizer.save_pretrained(MODELS / recipe.name)
+            folder = MODELS / recipe.name
+            shutil.rmtree(folder, ignore_errors=True)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            for file in folder.iterdir():
+                file.chmod(0o644)  # safetensors writes files only their owner can read
 
 
 def _reporter(name: str, steps: int, say: Say) -> Callable[[int, float], None]:

@@ -48,7 +48,7 @@ class Recipe:
 
     name: str
     seed: int
-    steps: int = 450
+    steps: int = 2000
     passages: int = 3
     longest: int = 96
     peak: float = 4e-3
