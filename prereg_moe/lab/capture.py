@@ -154,9 +154,9 @@ class Recorder:
             ]:
                 raise Invalid(Problem("recorder", "holds the routing of another model", "use a new one"))
             return
-        unknown = [layer for layer in moe.layers if layer.refusal]
+        unknown = [layer for layer in moe.layers if layer.no_logits]
         if self.softmax and unknown:
-            found = f"its logits cannot be told: {unknown[0].refusal}"
+            found = f"its logits cannot be told: {unknown[0].no_logits}"
             raise Invalid(Problem(f"layer {unknown[0].index}", found, "record without softmax"))
         dense = [layer.index for layer in moe.layers if layer.takes != "indices"]
         if self.outputs and dense:

@@ -94,7 +94,7 @@ def run_dense(
         marked = torch.zeros(len(index), plan.layer.n_experts, dtype=torch.bool, device=index.device)
         marked.scatter_(1, index, slots)
         rows = out.view(plan.layer.n_experts, len(index), -1)
-        out = torch.where(marked.T[..., None], rows * operator.factor, rows).view_as(out)
+        out = torch.where(marked.T[..., None], rows * operator.factor, rows).reshape(out.shape)
     return out, changed
 
 

@@ -218,6 +218,10 @@ def _compile_layer(layer: MoELayer, entries: Sequence[_Entry], conditions: int, 
     faults += _contradictions(layer, here)
     if layer.refusal and any(isinstance(one.operator, _ROUTER) for one in here):
         faults.append(Unsupported(Problem(_where(layer), f"its router cannot be edited: {layer.refusal}")))
+    needy = [one for one in here if _gates(one) == "renorm" or isinstance(one.operator, RouterNoise)]
+    if needy and layer.no_logits and not layer.refusal:
+        found = f"its logits cannot be told: {layer.no_logits}"
+        faults.append(Unsupported(Problem(_where(layer), found, "masks with gates='original' do not need them")))
     device = next((one.device for one in layer.router.parameters()), torch.device("cpu"))
     top_k = next((one.operator.k for one in here if isinstance(one.operator, TopK)), None)
     masks = [one for one in here if isinstance(one.operator, (Mask, KeepOnly))]
@@ -345,20 +349,27 @@ def _starve(layer: MoELayer, masks: Sequence[_Entry], condition: int, k: int, fa
         if live < k:
             found = f"{live} of {layer.classes} classes are selectable, it selects {k}"
             faults.append(Starved(Problem(_where(layer), found, f"mask at most {layer.classes - k}")))
-        elif layer.groups > 1 and _group_starves(layer, gone, k):
-            size = layer.classes // layer.groups
-            left = [size - sum(one // size == group for one in gone) for group in range(layer.groups)]
+        elif layer.groups > 1 and _group_starves(left := _left(layer, gone), layer.groups_kept, k, gates=mine):
             found = f"groups keep {left} selectable experts, and {layer.groups_kept} groups are searched for {k}"
             faults.append(Starved(Problem(_where(layer), found, "leave k in any groups the router may search")))
     return fewest
 
 
-def _group_starves(layer: MoELayer, gone: frozenset[int], k: int) -> bool:
-    """Return whether some choice of groups leaves fewer than k experts; dead groups are never preferred."""
+def _left(layer: MoELayer, gone: frozenset[int]) -> list[int]:
+    """Return how many experts of each group are selectable."""
     size = layer.classes // layer.groups
-    left = sorted(size - sum(one // size == group for one in gone) for group in range(layer.groups))
-    alive = [one for one in left if one]
-    return sum(alive[: layer.groups_kept]) < k
+    return [size - sum(one // size == group for one in gone) for group in range(layer.groups)]
+
+
+def _group_starves(left: Sequence[int], kept: int, k: int, *, gates: Sequence[_Entry]) -> bool:
+    """Return whether some choice of groups leaves fewer than k experts.
+
+    With gates "renorm" a group without selectable experts is never preferred; with "original" groups are
+    chosen as if nothing were masked.
+    """
+    blind = any(_gates(one) == "original" for one in gates)
+    searched = sorted(one for one in left if one or blind)
+    return sum(searched[:kept]) < k
 
 
 def _overforced(layer: MoELayer, forced: Sequence[_Entry], conditions: int, k: int) -> Iterator[PreregError]:

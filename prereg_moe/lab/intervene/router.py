@@ -2,7 +2,8 @@
 
 R1: in the result of the one linear map onto the classes, masked classes become −∞ (gates "renorm").
 R2: in the keys of every `topk`, `max`, `argmax`, `sort` and `argsort` over the classes, or over groups
-of them, masked classes become −∞ and forced ones +∞.
+of them, masked classes become −∞ and forced ones +∞. With gates "original" groups are scored as ever
+and only the comparison that picks is edited, so that tokens that picked no masked expert do not change.
 
 R1 alone leaks: a sigmoid of −∞ plus a bias can win, and a softmax can underflow to ties. R2 alone
 leaves every gate as it was. What the router computes in between, and after, is its own.
@@ -62,7 +63,8 @@ class RouterMode(TorchFunctionMode):
             if axis:
                 return self._select(selection, grouped=axis == "grouped")
         out = func(*args, **kwargs)
-        if self.phase == "router" and func in LINEAR and out.shape[-1] == self.plan.layer.classes:
+        layer = self.plan.layer
+        if self.phase == "router" and not layer.no_logits and func in LINEAR and out.shape[-1] == layer.classes:
             self.maps += 1
             self.logits = out = self._edit_logits(out)
         return out
@@ -91,7 +93,8 @@ class RouterMode(TorchFunctionMode):
         if final and self.plan.top_k is not None:
             asked = asked.picking(self.plan.top_k)
         own = keys = asked.keys
-        masked = None if self.masked is None else self._fit(self.masked, own, grouped=grouped)
+        marked = self._renorm if grouped else self.masked
+        masked = None if marked is None else self._fit(marked, own, grouped=grouped)
         if masked is not None:
             keys = keys.masked_fill(masked, _NEVER)
         forced = None

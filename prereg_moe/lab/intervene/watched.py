@@ -85,8 +85,8 @@ class Watched:
             with RouterMode(self.plan, self._host.current(layer)) as mode:
                 out = original(*args, **kwargs)
             self._mode = mode
-        if mode.maps != 1:
-            found = f"its router made {mode.maps} linear maps onto {layer.classes} classes, it made 1 when discovered"
+        if mode.maps != (not layer.no_logits):
+            found = f"its router made {mode.maps} linear maps onto {layer.classes} classes, not as when discovered"
             raise NeverFired(Problem(f"layer {layer.index}", found, "discover again"))
         self._outputs = out if isinstance(out, tuple) else (out,)
         return out

@@ -8,7 +8,8 @@ and whether gates are normalised. Nothing is read from configuration, nothing fr
 
 A layout that is not this one is refused with its place and the reason. A layer that can be observed
 but whose router cannot be edited exactly (it selects by a hash table, say) is found, with the
-reason in ``refusal``; interventions on its router are refused with that reason.
+reason in ``refusal``; interventions on its router are refused with that reason. Where only the
+logits cannot be told, ``no_logits`` has the reason, and what needs logits is refused.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class MoELayer:
     steps: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     refusal: str = ""
+    no_logits: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return what was found, as JSON."""
@@ -90,6 +92,7 @@ class MoELayer:
             "steps": list(self.steps),
             "shared": list(self.shared),
             "refusal": self.refusal,
+            "no_logits": self.no_logits,
         }
 
 
@@ -314,6 +317,7 @@ class _Routing:
 
     classes: int
     refusal: str = ""
+    no_logits: str = ""
     flat: tuple[Selection, ...] = ()
     grouped: tuple[Selection, ...] = ()
     selections: tuple[Selection, ...] = ()
@@ -324,18 +328,18 @@ def _routing(site: _Site, trace: _Trace) -> _Routing:
     selections = tuple(selection for _, selection in trace.selections)
     router = type(site.router).__name__
     if not selections:
-        return _Routing(site.n_experts, f"{router} selects experts without comparing scores")
+        found = f"{router} selects experts without comparing scores"
+        return _Routing(site.n_experts, found, found)
     widths = [selection.keys.shape[-1] for selection in selections]
     classes = max((width for width in widths if width >= site.n_experts), default=0)
     if not classes:
-        return _Routing(site.n_experts, f"{router} never compares all {site.n_experts} experts at once")
+        found = f"{router} never compares all {site.n_experts} experts at once"
+        return _Routing(site.n_experts, found, found)
     maps = sum(out.shape[-1] == classes for out in trace.linears)
-    if maps != 1:
-        found = f"{router} has {maps} linear maps onto {classes} classes, so its logits cannot be told"
-        return _Routing(site.n_experts, found)
+    no_logits = f"{router} makes {maps} linear maps onto {classes} classes, not one" if maps != 1 else ""
     flat = tuple(selection for selection in selections if selection.axis(classes) == "flat")
     grouped = tuple(selection for selection in selections if selection.axis(classes) == "grouped")
-    return _Routing(classes, "", flat, grouped, selections)
+    return _Routing(classes, "", no_logits, flat, grouped, selections)
 
 
 def _layer(site: _Site) -> MoELayer:
@@ -371,6 +375,7 @@ def _layer(site: _Site) -> MoELayer:
         steps=tuple(trace.steps),
         shared=tuple(name for name, _ in site.block.named_children() if name.startswith("shared")),
         refusal=routing.refusal,
+        no_logits=routing.no_logits,
         **_groups(routing),
         **extra,
     )
