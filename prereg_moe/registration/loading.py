@@ -73,7 +73,7 @@ def expand(registration: Registration) -> dict[str, Any]:
 
 
 def family_names(registration: Registration) -> dict[str, tuple[str, int]]:
-    """Return family name -> (axis, index of the block that builds it), in document order."""
+    """Return family name -> (axis, index of the block that builds it), in alphabetical order."""
     return {
         block.name.replace("{axis}", axis): (axis, index)
         for index, block in enumerate(registration.families)
@@ -82,7 +82,7 @@ def family_names(registration: Registration) -> dict[str, tuple[str, int]]:
 
 
 def off_axes(registration: Registration, claims: Claims, axis: str) -> tuple[str, ...]:
-    """Return the axes a claim about ``axis`` counts as off-target, in document order."""
+    """Return the axes a claim about ``axis`` counts as off-target, in alphabetical order."""
     if isinstance(claims.off, tuple):
         return tuple(other for other in claims.off if other != axis)
     return tuple(

@@ -1,0 +1,5 @@
+"""``python -m prereg_moe`` is ``prereg-moe``."""
+
+from prereg_moe.cli import main
+
+main()
