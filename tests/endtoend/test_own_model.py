@@ -69,7 +69,7 @@ rules: {{modular: {{kind: modular, kappa: 3, minimum_effect: 0.05}}}}
 claims:
   - {{id: main, hypothesis: H, tier: confirmatory, model: subject, families: all, measure: nll, off: all,
        rule: modular}}
-inference: {{alpha: 0.05, seed: "1", resamples: 1999}}
+inference: {{alpha: 0.05, seed: "1"}}
 """
 
 
