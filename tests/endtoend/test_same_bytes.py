@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 import signal
 import subprocess
@@ -70,18 +70,7 @@ def test_evidence_that_went_missing_is_made_again_with_the_same_bytes(tiny: Path
 
 
 def test_the_planted_model_as_negative_control_makes_the_subject_invalid(tiny: Path) -> None:
-    import json
-
     document = json.loads((tiny / "reports/tiny/verdict.json").read_bytes())
     assert document["controls"][0]["confirmed"] > 0
     assert {e["verdict"] for e in document["verdicts"] if e["block"] == "main"} == {"INVALID"}
     assert {tuple(e["reasons"]) for e in document["verdicts"] if e["block"] == "main"} == {("NEGATIVE_CONTROL_FAILED",)}
-
-
-def test_the_environment_variable_of_threads_is_not_what_pins_them(tiny: Path) -> None:
-    """Evidence records the registered thread count, whatever this machine has."""
-    import json
-
-    for data in evidence_bytes(tiny, "tiny").values():
-        assert json.loads(data)["environment"]["threads"] == 1
-    assert os.cpu_count() is not None
