@@ -125,7 +125,7 @@ class Recorder:
         groups: number of labels; ``session.batch(labels=...)`` gives the label of each row.
         softmax: record softmax mass and entropy too.
         pairs: record co-activation too.
-        outputs: record norms and sums of experts' outputs too; runs the experts once more.
+        outputs: record norms and sums of experts' outputs too; runs the experts twice more.
         sink: called with the `Routing` of every layer of every forward, for records per token.
     """
 

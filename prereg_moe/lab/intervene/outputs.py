@@ -126,7 +126,7 @@ def _skip(gates: Tensor, edit: Edit, tokens: Tokens) -> tuple[Tensor, Tensor]:
 
 def _mean(operator: Mean, taken: Tensor, index: Tensor, hidden: Tensor, layer: MoELayer) -> Tensor:
     """Return Σ gate · mean over the taken slots: (T, hidden)."""
-    means = torch.as_tensor(operator.means[layer.index], dtype=torch.float64)
+    means = torch.tensor(operator.means[layer.index], dtype=torch.float64)
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     weight = torch.zeros(len(index), layer.n_experts, dtype=wide, device=index.device)
     weight.scatter_add_(1, index.clamp(max=layer.n_experts - 1), taken.to(wide))

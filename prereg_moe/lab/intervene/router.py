@@ -45,7 +45,8 @@ class RouterMode(TorchFunctionMode):
         self.tokens = tokens
         self.masked = _union(plan.masks, tokens)
         self.forced = _union(plan.forced, tokens)
-        self._renorm = self.masked if plan.renorm == plan.masks else _union(plan.renorm, tokens)
+        self._local = plan.renorm != plan.masks  # some masks have gates "original"
+        self._renorm = _union(plan.renorm, tokens) if self._local else self.masked
         self.logits: Tensor | None = None
         self.picked: Tensor | None = None
         self.maps = 0
@@ -102,6 +103,8 @@ class RouterMode(TorchFunctionMode):
             forced = self._fit(self.forced, own, grouped=grouped) & (own > _NEVER)
             keys = keys.masked_fill(forced, _ALWAYS)
         values, index = asked.run(keys)
+        if final and self._local and masked is not None and forced is None and values is not None:
+            values, index = _keep_untouched(asked, masked, values, index)
         if not grouped and asked.k:
             self.picked = index
         if values is None:
@@ -134,6 +137,18 @@ def _union(rules: tuple[Rule, ...], tokens: Tokens) -> Tensor | None:
         one = rule.at(tokens)
         marked = one if marked is None else marked | one
     return marked
+
+
+def _keep_untouched(asked: Selection, masked: Tensor, values: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the masked selection, but the router's own for tokens whose own selection holds no masked class.
+
+    Both are the same set; the order of ties, and of ``sorted=False``, may differ, and with it the last bit.
+    """
+    own_values, own = asked.run(asked.keys)
+    if own_values is None or own.dim() != asked.keys.dim():
+        return values, index
+    hit = masked.expand_as(asked.keys).gather(-1, own).any(-1, keepdim=True)
+    return torch.where(hit, values, own_values), torch.where(hit, index, own)
 
 
 def _group_votes(values: Tensor, masked: Tensor | None, forced: Tensor | None, *, flat: bool) -> Tensor:

@@ -371,6 +371,7 @@ class Session:
             Unreadable: the layer runs outside the model's own forward.
         """
         if self._tokens is None:
+            self._verify()
             raise Unreadable(Problem(f"layer {layer.index}", "runs outside the model's own forward", _CALL_ONCE))
         return self._tokens
 

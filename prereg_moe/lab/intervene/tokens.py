@@ -66,19 +66,17 @@ class Generation:
     ended: Tensor | None = None
 
     def running(self, tokens: Tensor, past: int) -> Tensor:
-        """Return, (rows, width), the tokens fed before their row ended.
+        """Return which rows had not ended before these tokens were fed: bool (rows, 1).
 
-        A row alone stops at its end; in a batch it is fed on until all rows have ended, which must
-        not count.
+        A row alone stops at its end; in a batch it is fed on until all rows have ended, from its
+        beginning where there is no cache. What it is fed then must not count.
         """
         new = tokens[:, max(self.width - past, 0) :]
-        hit = torch.isin(new, self.ends.to(new.device)).cumsum(-1) > 0
+        ended = torch.isin(new, self.ends.to(new.device)).any(1)
         if past and self.ended is not None:
-            hit |= self.ended[:, None]
-        if past and new.shape[1]:
-            self.ended = hit[:, -1]
-        old = torch.ones(len(tokens), tokens.shape[1] - new.shape[1], dtype=torch.bool, device=hit.device)
-        return torch.cat([old, ~hit], 1)
+            ended |= self.ended
+        self.ended = ended
+        return ~ended[:, None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -195,13 +195,16 @@ class Watched:
         gates: Tensor,
         tokens: Tokens,
     ) -> None:
-        """Run each slot's experts alone, with gate 1, and hand what they give to the recorder."""
+        """Run each slot's experts alone, with gate 1, and hand what they give to the recorder.
+
+        Each slot is given twice, with gates 1 and 0: some experts cannot run with one slot.
+        """
         if tokens.real is None:
             return
         real = tokens.real.to(index.device)
-        ones = torch.ones_like(gates[:, :1])
+        once = torch.cat([torch.ones_like(gates[:, :1]), torch.zeros_like(gates[:, :1])], 1)
         for slot in range(index.shape[-1]):
-            out = call(hidden, index[:, slot : slot + 1], ones).reshape(tokens.count, -1)
+            out = call(hidden, index[:, [slot, slot]], once).reshape(tokens.count, -1)
             void = torch.full_like(index[:, slot], self.plan.layer.n_experts)
             chosen = index[:, slot]
             if self.plan.layer.classes > self.plan.layer.n_experts:
