@@ -4,7 +4,7 @@
     2  the ledger ends in the head the reader was given
     3  every sealed file is there, byte for byte, and no other lies beside it
     4  the authored registration is the frozen one
-    5  weights, tokenizers, tasks and corpora are the frozen bytes
+    5  weights, tokenizers, tasks and corpora are the frozen bytes, and the items follow from the corpora
     6  families and null draws follow from the sealed atlas
     7  the evidence is exactly the plan, with proofs of its interventions
     8  the verdicts follow from the evidence
@@ -24,7 +24,7 @@ from typing import Any
 from prereg_moe import canonical, ledger, report, store
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, NotCheckable, PreregError, Problem, Tampered
-from prereg_moe.freezing import compare_pins
+from prereg_moe.freezing import compare_pins, list_items
 from prereg_moe.frozen import Frozen, derive
 from prereg_moe.registration import expand, load
 from prereg_moe.registry import Registry, read_bytes
@@ -190,6 +190,10 @@ class _Case:
         )
         if absent:
             raise _NotDue("; ".join(map(str, absent)))
+        made = list_items(frozen.registration, self.registry.registration(self.id), self.registry.root)
+        for part, value in made.items():
+            if frozen.document[part] != value:
+                raise Tampered(Problem("frozen.json", f"its {part} do not follow from the corpora", "restore it"))
         yield f"{files} files"
 
     def derived(self) -> Iterator[str]:

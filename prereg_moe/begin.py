@@ -36,7 +36,8 @@ def begin(root: Path, id_: str, study: str, model: str) -> list[Path]:
     text = Template((_TEMPLATES / f"{study}.yaml").read_text("utf-8")).substitute(
         id=id_, model=MODELS.get(model, model)
     )
-    load(text.encode())  # a malformed id or source is said before anything is written
+    if load(text.encode()).id != id_:  # a malformed id or source is said before anything is written
+        raise Invalid(Problem("--id", f"{id_!r} is not an id", "use letters, digits, - and _"))
     schema = root / "registrations" / "registration.schema.json"
     canonical.write(schema, (json.dumps(json_schema(), indent=1, sort_keys=True) + "\n").encode())
     canonical.write(target, text.encode())

@@ -249,7 +249,7 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     lines = [
         f"frozen {frozen.digest}",
         f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
-        f"{inference.interval.level:.0%} {inference.interval.kind} intervals, seed {inference.seed}",
+        f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
         f"head {head}",
     ]
     _say({"registration": frozen.digest, "conditions": len(frozen.plan), "head": head}, lines, as_json)
@@ -464,7 +464,7 @@ def _steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], 
         TimeRemainingColumn(),
         TextColumn("{task.fields[label]}"),
     )
-    with Progress(*columns, console=_err, disable=as_json) as bar:
+    with Progress(*columns, console=_err, disable=as_json or not _err.is_terminal) as bar:
 
         def step(title: str) -> Callable[[int, int, str], None]:
             task = bar.add_task(title, total=None, label="")

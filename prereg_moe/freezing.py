@@ -30,6 +30,7 @@ __all__ = [
     "check",
     "compare_pins",
     "freeze",
+    "list_items",
     "load_frozen",
     "pin_corpus",
     "pin_folder",
@@ -79,7 +80,7 @@ def check(path: Path, root: Path | None = None) -> Checked:
     if registration.atlas is not None and not (path.parent / "atlas.json").exists():
         pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
     if not pending:
-        _items(registration, path.parent, root or path.parent)
+        list_items(registration, path.parent, root or path.parent)
     claims, conditions, scores = _count(registration)
     return Checked(registration, tuple(pending), tuple(_advice(registration)), claims, conditions, scores)
 
@@ -112,7 +113,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
             "document": canonical.digest_file(source),
             "templates": {name: canonical.digest_file(TEMPLATES / name) for name in template_files()},
         },
-        **_items(registration, folder, registry.root),
+        **list_items(registration, folder, registry.root),
         **derive(registration, atlases),
     }
     frozen = Frozen.from_bytes(canonical.dumps(document))
@@ -155,7 +156,7 @@ def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], lis
             ("corpora", name, corpus.source, partial(pin_corpus, registration, name))
             for name, corpus in registration.corpora.items()
         ),
-        *(("tasks", source, source, pin_folder) for source in pins["tasks"]),
+        *(("tasks", source, source, pin_folder) for source in _tasks(registration)),
     ]
     changed: list[Problem] = []
     absent: list[Problem] = []
@@ -171,8 +172,9 @@ def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], lis
             continue
         changed += [
             Problem(f"{kind}.{name}", f"{file} is not what was frozen", "restore it, or register a new study")
-            for file in sorted(set(found) | set(pins[kind][name]))
-            if found.get(file) != pins[kind][name].get(file)
+            for pinned in [pins[kind].get(name, {})]
+            for file in sorted(set(found) | set(pinned))
+            if found.get(file) != pinned.get(file)
         ]
     return changed, absent
 
@@ -279,15 +281,24 @@ def _pins(registration: Registration, folder: Path, root: Path) -> dict[str, Any
     def at(source: str) -> Path:
         return find_source(source, folder, root)
 
-    tasks = sorted({measure.tasks for measure in registration.measures.values()})
     return {
         "models": {name: pin_model(at(model.source)) for name, model in registration.models.items()},
         "corpora": {name: pin_corpus(registration, name, at(c.source)) for name, c in registration.corpora.items()},
-        "tasks": {source: pin_folder(at(source)) for source in tasks},
+        "tasks": {source: pin_folder(at(source)) for source in _tasks(registration)},
     }
 
 
-def _items(registration: Registration, folder: Path, root: Path) -> dict[str, Any]:
+def _tasks(registration: Registration) -> list[str]:
+    return sorted({measure.tasks for measure in registration.measures.values()})
+
+
+def list_items(registration: Registration, folder: Path, root: Path) -> dict[str, Any]:
+    """Return the ids of the items every measure scores, and their clusters, as a frozen document lists them.
+
+    Raises:
+        NotCheckable: a corpus file cannot be read.
+        Invalid: a corpus does not hold the registered items.
+    """
     items: dict[str, dict[str, list[str]]] = {}
     clusters: dict[str, dict[str, list[str]] | None] = {}
     for name, measure in registration.measures.items():

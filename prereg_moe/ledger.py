@@ -85,11 +85,13 @@ class Seal:
 def parse(data: bytes) -> tuple[Seal, ...]:
     """Return the seals in a ledger's bytes, having checked the chain and the order of stages.
 
+    A torn last line was never acknowledged and is no seal: the next append drops it.
+
     Raises:
         Tampered: with every line that does not parse, does not hold the digest of the line
             before it, or stands where it may not.
     """
-    seals, problems = examine(data)
+    seals, problems = examine(data[: len(data) - len(torn(data))])
     if problems:
         raise Tampered(problems)
     return seals
@@ -141,7 +143,7 @@ def next_line(
     files: Mapping[str, str],
     body: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the line (with its newline) that appends a seal to a ledger's bytes.
+    """Return the line (with its newline) that appends a seal to a ledger's bytes without a torn last line.
 
     Raises:
         Tampered: the ledger does not hold together.
@@ -195,6 +197,7 @@ def _seal(document: Any, number: int) -> Seal:
         isinstance(document, dict)
         and set(document) == fields
         and document["schema"] == SCHEMA
+        and isinstance(document["kind"], str)
         and document["kind"] in FOLLOWS
         and isinstance(document["registration"], str)
         and isinstance(document["time"], str)

@@ -9,11 +9,14 @@ This module is the edge: it finds, reads, writes and locks. What bytes mean is d
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -82,8 +85,12 @@ class Registry:
         return path
 
     def ledger(self) -> bytes:
-        """Return the ledger's bytes, empty where there is none yet."""
-        return self.ledger_path.read_bytes() if self.ledger_path.exists() else b""
+        """Return the ledger's bytes, empty where there is none yet.
+
+        Raises:
+            NotCheckable: it cannot be read.
+        """
+        return read_bytes(self.ledger_path) if self.ledger_path.exists() else b""
 
     def seal(
         self, kind: str, id_: str, files: Iterable[Path], *, time: str, body: Mapping[str, Any] | None = None
@@ -96,12 +103,12 @@ class Registry:
         Raises:
             Deviated: the stage may not follow what the ledger holds.
             Tampered: the ledger does not hold together.
-            Stopped: the ledger cannot be written.
+            Stopped: the ledger cannot be written; it is as it was.
         """
         digests = {self.name(path): canonical.digest_file(path) for path in files}
         try:
             self.ledger_path.parent.mkdir(parents=True, exist_ok=True)
-            with self.ledger_path.open("a+b") as file:
+            with self.ledger_path.open("a+b", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(0)
                 data = file.read()
@@ -109,9 +116,7 @@ class Registry:
                     data = data[: -len(tail)]
                     file.truncate(len(data))
                 line = ledger.next_line(data, kind, id_, time=time, files=digests, body=body)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+                _append(file, line, len(data))
         except OSError as error:
             raise Stopped(Problem(str(self.ledger_path), f"cannot be written ({error.strerror})")) from error
         return canonical.digest(line[:-1])
@@ -142,6 +147,23 @@ def find_source(source: str, folder: Path, root: Path) -> Path:
     if source.startswith("./"):
         return _inside(root, folder / source, source)
     raise Invalid(Problem(source, "is no source", "write testbed:NAME, ./folder or hf:ORG/NAME@commit"))
+
+
+def _append(file: FileIO, line: bytes, end: int) -> None:
+    """Append a line behind ``end`` bytes and make it last, or leave the file at ``end``."""
+    written = 0
+    try:
+        written = file.write(line)
+        os.fsync(file.fileno())
+    except OSError:
+        written = 0
+        raise
+    finally:
+        if written < len(line):
+            with suppress(OSError):  # what cannot be cut off is a torn line
+                os.ftruncate(file.fileno(), end)
+    if written < len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _inside(root: Path, path: Path, source: str) -> Path:

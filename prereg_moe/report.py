@@ -94,7 +94,7 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         "replications": document["replications"],
         "reasons": {reason: REASONS[reason] for reason in REASONS if reason in used},
         "flags": {flag: FLAGS[flag] for flag in FLAGS if flag in flags},
-        "level": f"{study['inference']['interval']['level']:.0%}",
+        "level": f"{100 * study['inference']['interval']['level']:.6g}%",
     }
 
 
@@ -132,6 +132,8 @@ _TEX = str.maketrans(
         "^": r"\textasciicircum{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
+        "[": "{[}",  # behind \\ or \midrule it would open an optional argument
+        "]": "{]}",
         "−": r"\ensuremath{-}",
         "–": "--",
         "×": r"\ensuremath{\times}",
@@ -140,13 +142,13 @@ _TEX = str.maketrans(
 
 
 def tex(value: Any) -> str:
-    """Return text with everything LaTeX would read as a command escaped."""
-    return str(value).translate(_TEX)
+    """Return text on one line with everything LaTeX would read as a command escaped."""
+    return " ".join(str(value).split()).translate(_TEX)
 
 
 def cell(value: Any) -> str:
     """Return text that cannot end a Markdown table cell or start a new line."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(str(value).split()).replace("|", "&#124;").replace("<", "&lt;")
 
 
 def _counts(entries: list[Mapping[str, Any]]) -> dict[str, int]:

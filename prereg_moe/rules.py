@@ -3,7 +3,7 @@
 Grammar (a subset of Python's expressions, parsed by :mod:`ast` and walked by a whitelist)::
 
     rule    = rule "or" rule | rule "and" rule | "not" rule | "(" rule ")" | sum compare sum
-    compare = "<" | "<=" | ">" | ">="
+    compare = "<" | "<=" | ">" | ">="  (with a quantity on at least one side)
     sum     = sum ("+" | "-" | "*" | "/") sum | "-" sum | "(" sum ")" | number | word "." word
 
 A name such as ``on.est`` stands for a number known up to an interval: an estimate is the
@@ -26,6 +26,8 @@ from __future__ import annotations
 
 import ast
 import math
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -50,6 +52,7 @@ QUANTITIES = {
     "null.max": "largest null draw",
 }
 _MAX_CHARACTERS = 500
+_OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.+*/()<>= -]")  # no comments, no quotes, one line
 
 Number: TypeAlias = "tuple[float, float] | None"  # an interval, or unknown
 
@@ -99,13 +102,15 @@ def parse(text: str, where: str = "expression") -> Expression:
     todo = f"compare quantities out of {', '.join(QUANTITIES)} with < <= > >=, joined by and, or, not"
     if len(text) > _MAX_CHARACTERS:
         raise Invalid(Problem(where, f"has {len(text)} characters", f"at most {_MAX_CHARACTERS}"))
+    if found := _OTHER_CHARACTERS.search(text):
+        raise Invalid(Problem(where, f"{text!r} holds {found[0]!r}", todo))
     try:
         tree = ast.parse(text, mode="eval").body
+        names: set[str] = set()
+        problems: list[str] = []
+        _check_rule(tree, names, problems)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Invalid(Problem(where, f"{text!r} is not an expression", todo)) from error
-    names: set[str] = set()
-    problems: list[str] = []
-    _check_rule(tree, names, problems)
     if problems:
         raise Invalid([Problem(where, problem, todo) for problem in problems])
     return Expression(text, tree, frozenset(names))
@@ -119,8 +124,12 @@ def _check_rule(node: ast.expr, names: set[str], problems: list[str]) -> None:
         case ast.UnaryOp(op=ast.Not(), operand=part):
             _check_rule(part, names, problems)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
-            _check_sum(left, names, problems)
-            _check_sum(right, names, problems)
+            compared: set[str] = set()
+            _check_sum(left, compared, problems)
+            _check_sum(right, compared, problems)
+            if not compared:  # `1 > 0` would confirm every claim
+                problems.append(f"{ast.unparse(node)!r} compares no quantity")
+            names |= compared
         case _:
             problems.append(f"{ast.unparse(node)!r} is not a comparison")
 
@@ -132,7 +141,9 @@ def _check_sum(node: ast.expr, names: set[str], problems: list[str]) -> None:
             _check_sum(right, names, problems)
         case ast.UnaryOp(op=ast.USub(), operand=part):
             _check_sum(part, names, problems)
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool) and math.isfinite(value):
+        case ast.Constant(value=int() | float() as value) if (
+            not isinstance(value, bool) and abs(value) <= sys.float_info.max
+        ):
             pass
         case ast.Attribute(value=ast.Name(id=group), attr=attribute) if f"{group}.{attribute}" in QUANTITIES:
             names.add(f"{group}.{attribute}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prereg_moe import canonical, evidence, ledger
-from prereg_moe.errors import NotCheckable, Problem, Tampered
+from prereg_moe.errors import Deviated, NotCheckable, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
@@ -19,7 +19,7 @@ def gather(registry: Registry, frozen: Frozen) -> Evidence:
     Raises:
         NotCheckable: conditions are missing, or the run was never finished.
         Tampered: a file is not the one sealed.
-        Deviated: a file is not what was planned.
+        Deviated: a file is not what was planned, or was never sealed.
     """
     files = _files(registry.evidence(frozen.registration.id))
     _as_sealed(files, manifest(registry, frozen.registration.id))
@@ -69,10 +69,13 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _as_sealed(files: dict[str, bytes], sealed: dict[str, str]) -> None:
-    """Compare evidence files with the sealed manifest; an edited file is graver than a missing one."""
+    """Compare evidence files with the sealed manifest; an edited file is graver than a missing or an added one."""
     edited = [name for name, digest in sealed.items() if name in files and canonical.digest(files[name]) != digest]
     if edited:
         raise Tampered([Problem(name, "is not the evidence that was sealed", "restore it") for name in edited])
     gone = [name for name in sealed if name not in files]
     if gone:
         raise NotCheckable([Problem(name, "sealed evidence is missing", "restore it") for name in gone])
+    added = sorted(set(files) - set(sealed))
+    if added:
+        raise Deviated([Problem(name, "is evidence that nobody sealed", "remove it") for name in added])

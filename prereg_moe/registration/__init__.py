@@ -1,4 +1,4 @@
-"""The registration: what an author writes (`document`), what it may say (`schema`), what it must satisfy (`loading`)."""
+"""The registration: what an author writes (`document`), what it may say (`schema`), what it must be (`loading`)."""
 
 from prereg_moe.registration.loading import block_alpha, expand, family_names, load, needs_null, off_axes, parse
 from prereg_moe.registration.schema import SCHEMA, Registration

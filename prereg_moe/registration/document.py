@@ -4,7 +4,7 @@ A registration is read by people years later, so its YAML has one meaning only:
 
 * scalars follow the YAML 1.2 core schema: ``no`` is the text "no", ``0x1f`` and ``1_000`` are
   text, ``1e-3`` is a number (PyYAML's own resolver is YAML 1.1 and reads ``no`` as false);
-* keys are text and never repeat;
+* keys are text and never repeat; text holds no control characters but tab and newline;
 * no anchors, aliases, merge keys, tags or several documents; at most ``MAX_DEPTH`` levels and
   ``MAX_BYTES`` bytes, so that no document can grow in memory.
 
@@ -25,6 +25,7 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "place", "read_yaml"]
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
 _MAX_DIGITS = 40
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # escapes can write what YAML text cannot hold
 
 # YAML 1.2.2, section 10.3.2 (core schema)
 _NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
@@ -118,14 +119,21 @@ def _value(node: Any, name: str, problems: list[Problem]) -> Any:
             if not isinstance(key_node, yaml.ScalarNode):
                 problems.append(Problem(key_where, "a key that is not text", "keys are words"))
                 continue
-            key = key_node.value  # always text: an axis named `no` or `2` is that word
+            key = _plain(key_node.value, key_where, problems)  # always text: an axis named `no` or `2` is that word
             if key in mapping:
                 problems.append(Problem(key_where, f"the key {key!r} a second time", "keep one of them"))
             mapping[key] = _value(value_node, name, problems)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, name, problems) for item in node.value]
-    return node.value if node.style is not None else _scalar(str(node.value), where, problems)
+    text = _plain(node.value, where, problems)
+    return text if node.style is not None else _scalar(text, where, problems)
+
+
+def _plain(text: str, where: str, problems: list[Problem]) -> str:
+    if found := _CONTROL.search(text):
+        problems.append(Problem(where, f"the control character {found[0]!r}", "remove it"))
+    return text
 
 
 def _scalar(text: str, where: str, problems: list[Problem]) -> Any:

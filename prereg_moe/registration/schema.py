@@ -207,7 +207,7 @@ class ExplicitFamily(_Part):
     """Cells written out: decoder layer -> expert ids, the same for every model."""
 
     kind: Literal["explicit"]
-    cells: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,4}$")], tuple[int, ...]]
+    cells: dict[Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,3})$")], tuple[int, ...]]
     unit: Literal["global_id", "per_layer", "cells"] = "per_layer"
 
 
