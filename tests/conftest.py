@@ -17,8 +17,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `world` lies beside the tests
 
-from prereg_moe.cli import main  # noqa: E402 - the path is set above
-from world import World  # noqa: E402 - the path is set above
+from world import World
+
+from prereg_moe.cli import main
 
 STAGES = ("authored", "recorded", "frozen", "computed", "judged", "reported")
 
