@@ -78,7 +78,7 @@ def simulate(scenario: Scenario, rng: np.random.Generator) -> Study:
         off.append({o: _deltas(e, shared[o], scenario.u_off, rng) for o, e in zip(others, scenario.off, strict=True)})
         null.append(np.array([_deltas(e, shared[axes[f]], scenario.u_on, rng) for e in draws]).reshape(-1, scenario.n))
     labels = np.arange(scenario.n) // scenario.cluster_size
-    clusters = {axis: labels for axis in axes} if scenario.cluster_size > 1 else None
+    clusters = dict.fromkeys(axes, labels) if scenario.cluster_size > 1 else None
     return Study(axes[: scenario.families], on, off, null, clusters)
 
 
