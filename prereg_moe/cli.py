@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,7 +327,8 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe.stages import verdict as judge
 
     registry, id_ = _study(root, id_)
-    verdicts, head = judge(registry, id_, time=now())
+    with _waiting("judging", as_json):
+        verdicts, head = judge(registry, id_, time=now())
     if as_json:
         _print_json({**verdicts.document, "head": head})
         return
@@ -373,7 +374,8 @@ def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) ->
     from prereg_moe.auditing import audit as audit_
 
     registry, ids = _audited(path, root)
-    results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
+    with _waiting("recomputing", as_json):
+        results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
     code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
     if as_json:
         _print_json({"exit_code": code, "registrations": [_audit_json(result) for result in results]})
@@ -444,6 +446,11 @@ def _say(document: Any, lines: Sequence[Any], as_json: bool) -> None:
         return
     for line in lines:
         _out.print(line)
+
+
+def _waiting(title: str, as_json: bool) -> AbstractContextManager[Any]:
+    """Show a person, on stderr, that something of unknown length goes on."""
+    return nullcontext() if as_json else _err.status(title)
 
 
 @contextmanager

@@ -94,6 +94,7 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         "replications": document["replications"],
         "reasons": {reason: REASONS[reason] for reason in REASONS if reason in used},
         "flags": {flag: FLAGS[flag] for flag in FLAGS if flag in flags},
+        "interval_kind": study["inference"]["interval"]["kind"].replace("_", "-"),
         "level": f"{100 * study['inference']['interval']['level']:.6g}%",
     }
 
