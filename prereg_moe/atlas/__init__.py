@@ -1,0 +1,33 @@
+"""The routing atlas: which experts an axis's tokens are routed to, and what is derived from that.
+
+    routing      the table of mass, shares, lift
+    families     families of experts by a stated rule
+    nulls        random sets matched by size or by mass
+    statistics   coverage, correlation, overlap, layer shuffle
+    released     routing mass released by others, and how far their tables follow from it
+
+Numpy only: `atlas`, `freeze` and `audit` derive all of it without torch and without scipy.
+"""
+
+from __future__ import annotations
+
+from prereg_moe.atlas.families import build_family, needed_exclusions, shared_core
+from prereg_moe.atlas.nulls import MatchedDraw, draw_matched, draw_nulls, size_of
+from prereg_moe.atlas.routing import Cells, Layout, RoutingAtlas, family_share, lift, pooled, share
+
+__all__ = [
+    "Cells",
+    "Layout",
+    "MatchedDraw",
+    "RoutingAtlas",
+    "build_family",
+    "draw_matched",
+    "draw_nulls",
+    "family_share",
+    "lift",
+    "needed_exclusions",
+    "pooled",
+    "share",
+    "shared_core",
+    "size_of",
+]
