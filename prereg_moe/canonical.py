@@ -24,6 +24,7 @@ from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
 __all__ = ["digest", "digest_file", "dumps", "loads", "read", "write"]
 
 _CHUNK = 1 << 20
+_MAX_INTEGER = 2**53 - 1
 
 
 def dumps(document: Any) -> bytes:
@@ -67,7 +68,7 @@ def loads(data: bytes, where: str = "document") -> Any:
         Tampered: the bytes are not JSON, or not the canonical form of what they say.
     """
     try:
-        document = json.loads(data)
+        document = json.loads(data, parse_int=_integer)
         canonical = rfc8785.dumps(document)
     except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
         raise Tampered(
@@ -78,6 +79,12 @@ def loads(data: bytes, where: str = "document") -> Any:
             Problem(where, "is JSON but not in canonical form (RFC 8785)", "restore the file that was sealed")
         )
     return document
+
+
+def _integer(digits: str) -> int | float:
+    """Return the number digits say: RFC 8785 3.2.2.3 writes whole floats below 1e21 without a point."""
+    number = int(digits) if len(digits) <= len(str(-_MAX_INTEGER)) else float(digits)
+    return number if abs(number) <= _MAX_INTEGER else float(number)
 
 
 def read(path: Path) -> Any:

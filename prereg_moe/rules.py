@@ -125,9 +125,10 @@ def _check_rule(node: ast.expr, names: set[str], problems: list[str]) -> None:
             _check_rule(part, names, problems)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
             compared: set[str] = set()
+            before = len(problems)
             _check_sum(left, compared, problems)
             _check_sum(right, compared, problems)
-            if not compared:  # `1 > 0` would confirm every claim
+            if not compared and len(problems) == before:  # `1 > 0` would confirm every claim
                 problems.append(f"{ast.unparse(node)!r} compares no quantity")
             names |= compared
         case _:
