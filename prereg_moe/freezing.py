@@ -348,7 +348,7 @@ def _atlas(
 
 
 def _count(registration: Registration) -> tuple[int, int, int]:
-    """Return (claims, conditions, item scores); the last two at most: families of one size share their draws."""
+    """Return (claims, conditions, item scores); the last two at most: sets matched by size are shared."""
     made = 0
     cells: dict[tuple[str, str], int] = {}
     for claims in registration.claims:
@@ -356,6 +356,7 @@ def _count(registration: Registration) -> tuple[int, int, int]:
         made += families
         null = registration.controls.null
         draws = null.draws if null is not None and needs_null(registration, claims) else 0
+        draws *= families if null is not None and null.match == "mass" else 1
         key = (claims.model, claims.measure)
         cells[key] = max(cells.get(key, 0), 1 + families + draws)
     scores = sum(n * registration.measures[m].items * len(registration.axes) for (_, m), n in cells.items())

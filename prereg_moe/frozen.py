@@ -10,17 +10,25 @@ is a pure function of the frozen registration, and a condition's digest names it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from prereg_moe import canonical
-from prereg_moe.atlas import Cells, Layout, RoutingAtlas, build_family, draw_nulls, share, size_of
+from prereg_moe.atlas import (
+    Cells,
+    Layout,
+    RoutingAtlas,
+    build_family,
+    draw_matched,
+    draw_nulls,
+    family_share,
+    size_of,
+)
 from prereg_moe.errors import Invalid, Problem, Tampered
 from prereg_moe.registration import Registration, family_names, needs_null, parse
-from prereg_moe.registration.schema import Claims
+from prereg_moe.registration.schema import Claims, ExplicitFamily, TopLift
 
 __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "derive"]
 
@@ -124,11 +132,8 @@ class Frozen:
         return {(entry["model"], entry["name"]): _cells(entry["cells"]) for entry in self.document["families"]}
 
     @cached_property
-    def _draws(self) -> Mapping[tuple[str, str, int], list[dict[int, tuple[int, ...]]]]:
-        return {
-            (entry["model"], entry["unit"], entry["size"]): [_cells(draw) for draw in entry["cells"]]
-            for entry in self.document["draws"]
-        }
+    def _draws(self) -> Mapping[tuple[object, ...], list[dict[int, tuple[int, ...]]]]:
+        return {_draws_key(entry): [_cells(draw) for draw in entry["cells"]] for entry in self.document["draws"]}
 
     def axis_of(self, family: str) -> str:
         """Return the axis a family is hypothesised for."""
@@ -147,10 +152,14 @@ class Frozen:
         return self._mask(claims, self.families[claims.model, family])
 
     def draws(self, claims: Claims, family: str) -> tuple[Condition, ...]:
-        """Return the conditions that mask random sets of the family's size."""
-        unit = self.registration.families[family_names(self.registration)[family][1]].build.unit
-        size = size_of(self.families[claims.model, family], unit)
-        return tuple(self._mask(claims, cells) for cells in self._draws[claims.model, unit, size])
+        """Return the conditions that mask random sets of the family's size (or its size and mass)."""
+        null, cells = self.registration.controls.null, self.families[claims.model, family]
+        if null is not None and null.match == "mass":
+            key: tuple[object, ...] = (claims.model, family)
+        else:
+            unit = self.registration.families[family_names(self.registration)[family][1]].build.unit
+            key = (claims.model, unit, size_of(cells, unit), () if unit == "cells" else tuple(cells))
+        return tuple(self._mask(claims, draw) for draw in self._draws[key])
 
     def _mask(self, claims: Claims, cells: Cells) -> Condition:
         return Condition(self.digest, claims.model, claims.measure, self.registration.intervention.gates, cells)
@@ -173,12 +182,15 @@ class Frozen:
 def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> dict[str, Any]:
     """Return what follows from a registration and its models' atlases: layouts, families and null draws, explicitly.
 
+    Random sets matched by size are shared by the families of one model, unit, size and layers; sets
+    matched by mass are one family's, and name it.
+
     Raises:
         Invalid: a family or draw the models cannot be given, each with its place.
     """
     used = dict.fromkeys(claims.model for claims in registration.claims)
     families: list[dict[str, Any]] = []
-    draws: dict[tuple[str, str, int], list[Any]] = {}
+    draws: dict[tuple[object, ...], dict[str, Any]] = {}
     problems: list[Problem] = []
     for model in used:
         atlas = atlases[model]
@@ -186,58 +198,91 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
             build = registration.families[index].build
             where = f"families[{index}], {model}, {name}"
             try:
-                cells = build_family(build, axis, atlas)
-                key = (model, build.unit, size_of(cells, build.unit))
+                cells = _family(build, axis, atlas, where)
+                if _compared(registration, model, name):
+                    entry = _draws(registration, atlas, model, name, cells)
+                    draws.setdefault(_draws_key(entry), entry)
             except Invalid as error:
-                problems += [Problem(where, problem.found, problem.todo) for problem in error.problems]
+                problems += [
+                    problem if problem.where.startswith(where) else Problem(where, problem.found, problem.todo)
+                    for problem in error.problems
+                ]
                 continue
-            found = atlas.layout.check(cells, where)
-            if found:
-                problems += found
-                continue
+            share = family_share(atlas, axis, cells)
             families.append(
                 {
                     "model": model,
                     "name": name,
                     "axis": axis,
                     "cells": cells_to_json(cells),
-                    **_specialised(atlas, axis, cells),
+                    "share": share[0] if share else None,
+                    "uniform": share[1] if share else None,
                 }
             )
-            if (
-                not found
-                and registration.controls.null is not None
-                and key not in draws
-                and _compared(registration, model)
-            ):
-                draws[key] = [cells_to_json(draw) for draw in _draw(registration, atlas.layout, key)]
     if problems:
         raise Invalid(problems)
     return {
         "layout": {model: _layout(atlases[model].layout) for model in used},
         "families": families,
-        "draws": [{"model": m, "unit": unit, "size": size, "cells": cells} for (m, unit, size), cells in draws.items()],
+        "draws": list(draws.values()),
     }
 
 
-def _specialised(atlas: RoutingAtlas, axis: str, cells: Cells) -> dict[str, float | None]:
-    """Return the family's share of its own axis's routing in its layers, and the share of as many average experts."""
-    if axis not in atlas.axes or not set(cells) <= set(atlas.layout.layers):
-        return {"share": None, "uniform": None}
-    table = share(atlas.mass)[atlas.axes.index(axis)]
-    taken = [float(table[atlas.layout.layers.index(layer), list(experts)].sum()) for layer, experts in cells.items()]
-    size = sum(len(experts) for experts in cells.values())
-    return {"share": math.fsum(taken) / len(taken), "uniform": size / len(cells) / atlas.layout.experts}
+def _family(build: TopLift | ExplicitFamily, axis: str, atlas: RoutingAtlas, where: str) -> dict[int, tuple[int, ...]]:
+    cells = build_family(build, axis, atlas)
+    size_of(cells, build.unit)  # refuses what no random set could match
+    if problems := atlas.layout.check(cells, where):
+        raise Invalid(problems)
+    return cells
 
 
-def _compared(registration: Registration, model: str) -> bool:
-    return any(claims.model == model and needs_null(registration, claims) for claims in registration.claims)
+def _compared(registration: Registration, model: str, family: str) -> bool:
+    return registration.controls.null is not None and any(
+        claims.model == model
+        and needs_null(registration, claims)
+        and (claims.families == "all" or family in claims.families)
+        for claims in registration.claims
+    )
 
 
-def _draw(registration: Registration, layout: Layout, key: tuple[str, str, int]) -> tuple[Cells, ...]:
-    model, unit, size = key
+def _draws(registration: Registration, atlas: RoutingAtlas, model: str, family: str, cells: Cells) -> dict[str, Any]:
+    """Return the entry of the random sets a family is compared with."""
     null = registration.controls.null
-    return draw_nulls(layout, unit=unit, size=size, draws=null.draws, seed=null.seed, model=model) if null else ()
+    if null is None:
+        raise Invalid(Problem("controls.null", "is missing"))
+    axis, index = family_names(registration)[family]
+    unit = registration.families[index].build.unit
+    size = size_of(cells, unit)
+    if null.match == "mass":
+        matched = draw_matched(
+            atlas,
+            cells,
+            axis,
+            unit=unit,
+            tolerance=null.tolerance or 0.0,
+            draws=null.draws,
+            seed=null.seed,
+            labels=(model, family),
+        )
+        return {
+            "model": model,
+            "family": family,
+            "unit": unit,
+            "size": size,
+            "share": [draw.share for draw in matched],
+            "cells": [cells_to_json(draw.cells) for draw in matched],
+        }
+    layout = atlas.layout if unit == "cells" else replace(atlas.layout, layers=tuple(sorted(cells)))
+    drawn = draw_nulls(layout, unit=unit, size=size, draws=null.draws, seed=null.seed, model=model)
+    return {"model": model, "unit": unit, "size": size, "cells": [cells_to_json(draw) for draw in drawn]}
+
+
+def _draws_key(entry: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what a family's draws are found by: its name where they are its own, else what they are shared by."""
+    if "family" in entry:
+        return entry["model"], entry["family"]
+    layers = () if entry["unit"] == "cells" else tuple(layer for layer, _ in entry["cells"][0])
+    return entry["model"], entry["unit"], entry["size"], layers
 
 
 def _layout(layout: Layout) -> dict[str, Any]:

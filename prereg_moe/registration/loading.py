@@ -276,6 +276,10 @@ def _draws_needed(registration: Registration, claims: Claims) -> int:
 
 def _controls(registration: Registration) -> Iterator[Problem]:
     blocks = {claims.id: claims for claims in registration.claims}
+    null = registration.controls.null
+    if null is not None and (null.match == "mass") != (null.tolerance is not None):
+        expected = "say how close, as a fraction: 0.02" if null.match == "mass" else "remove it"
+        yield Problem("controls.null.tolerance", f"is {null.tolerance} with match: {null.match}", expected)
     for name in ("positive", "negative"):
         control, where = getattr(registration.controls, name), f"controls.{name}"
         if control is None:

@@ -88,7 +88,7 @@ PLANNED: dict[str, dict[str, str]] = {
         "dual_test": "two tests that must agree",
     },
     "controls.null": {
-        "mass_matched_sets": "random sets with the family's routing mass",
+        "mass_matched_sets": "random sets with the family's routing mass: register random_sets, match: mass",
         "permutation": "labels, rows or pairs permuted",
         "random_router": "the same hidden states under a random router",
         "random_direction": "a random direction in hidden space",
@@ -231,11 +231,17 @@ class Mask(_Part):
 
 
 class NullControl(_Part):
-    """Random expert sets of the family's size, each scored on every axis."""
+    """Random expert sets of the family's size, each scored on every axis.
+
+    ``match: size`` draws uniformly; families of one size share their draws. ``match: mass`` also
+    asks that a set takes the family's share of its own axis's routing within ``tolerance``, a
+    fraction of that share (0.02); every family then has draws of its own.
+    """
 
     kind: Literal["random_sets"]
     draws: Annotated[int, Field(ge=1)]
-    match: Literal["size"] = "size"
+    match: Literal["size", "mass"] = "size"
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     pool: Literal["all"] = "all"
     seed: Seed
 
