@@ -14,20 +14,42 @@ from __future__ import annotations
 from prereg_moe.atlas.families import build_family, needed_exclusions, shared_core
 from prereg_moe.atlas.nulls import MatchedDraw, draw_matched, draw_nulls, size_of
 from prereg_moe.atlas.routing import Cells, Layout, RoutingAtlas, family_share, lift, pooled, share
+from prereg_moe.atlas.statistics import (
+    LayerShuffle,
+    Overlap,
+    correlation,
+    coverage,
+    family_lift,
+    iou,
+    layer_shuffle,
+    overlap,
+    separation,
+    top,
+)
 
 __all__ = [
     "Cells",
+    "LayerShuffle",
     "Layout",
     "MatchedDraw",
+    "Overlap",
     "RoutingAtlas",
     "build_family",
+    "correlation",
+    "coverage",
     "draw_matched",
     "draw_nulls",
+    "family_lift",
     "family_share",
+    "iou",
+    "layer_shuffle",
     "lift",
     "needed_exclusions",
+    "overlap",
     "pooled",
+    "separation",
     "share",
     "shared_core",
     "size_of",
+    "top",
 ]
