@@ -3,7 +3,7 @@
     1  the ledger's chain holds and its stages stand in order
     2  the ledger ends in the head the reader was given
     3  every sealed file is there, byte for byte, and no other lies beside it
-    4  the authored registration is the frozen one
+    4  the authored registration is the frozen one, and its diagnosis the pinned one
     5  weights, tokenizers, tasks and corpora are the frozen bytes, and the items follow from the corpora
     6  families and null draws follow from the sealed atlas
     7  the evidence is exactly the plan, with proofs of its interventions
@@ -178,6 +178,10 @@ class _Case:
             raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
         if expand(load(path)) != frozen.document["registration"]:
             raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
+        diagnosis = path.with_name("diagnosis.json")
+        found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
+        if found != frozen.document["pins"]["diagnosis"]:
+            raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
         yield frozen.digest
 
     def pinned(self) -> Iterator[str]:

@@ -54,7 +54,7 @@ def demo(folder: Path, *, workers: int, steps: Step, registration: Path = REGIST
     stage = ledger.stage(ledger.parse(registry.ledger()), _ID)
     if stage is None:
         lab.atlas(registry, _ID, time=now(), progress=steps("atlas"))
-    if stage in (None, "atlas"):
+    if stage in ledger.FOLLOWS["freeze"]:
         frozen = freeze(registry, _ID, time=now())
         steps("freeze")(1, 1, frozen.digest)
     lab.run(registry, _ID, workers=workers, time=now(), progress=steps("run"))

@@ -20,7 +20,7 @@ from prereg_moe import canonical, ledger
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.frozen import SCHEMA, Frozen, derive
-from prereg_moe.registration import Registration, expand, family_names, load, needs_null
+from prereg_moe.registration import Registration, demand, expand, family_names, load, needs_null
 from prereg_moe.registration.schema import TaskMeasure
 from prereg_moe.registry import Registry, find_source, read_bytes
 
@@ -37,6 +37,7 @@ __all__ = [
     "pin_model",
     "read_items",
     "template_files",
+    "unmet_demands",
 ]
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -79,6 +80,8 @@ def check(path: Path, root: Path | None = None) -> Checked:
             pending.append(Problem(where, f"{source} is not here", "get it before freezing"))
     if registration.atlas is not None and not (path.parent / "atlas.json").exists():
         pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
+    if registration.diagnosis is not None and not (path.parent / "diagnosis.json").exists():
+        pending.append(Problem("diagnosis", "is not made yet", "run `prereg-moe diagnose`"))
     if not pending:
         list_items(registration, path.parent, root or path.parent)
     claims, conditions, scores = _count(registration)
@@ -92,11 +95,11 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         Invalid: the document, or what it names, cannot be frozen; all problems at once.
         Deviated: it is frozen already.
         NotCheckable: a file it names is not there.
-        Tampered: the atlas is not the one that was sealed.
+        Tampered: the atlas or the diagnosis is not the one that was sealed.
     """
     folder = registry.registration(id_)
     seals = ledger.parse(registry.ledger())
-    if ledger.stage(seals, id_) not in (None, "atlas"):
+    if ledger.stage(seals, id_) not in ledger.FOLLOWS["freeze"]:
         raise Deviated(Problem(id_, "is frozen already", "register a change as a new registration with its own id"))
     source = folder / "registration.yaml"
     registration = load(source)
@@ -110,6 +113,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         "pins": {
             **_pins(registration, folder, registry.root),
             "atlas": atlas_digest,
+            "diagnosis": _diagnosis(registry, registration, seals),
             "document": canonical.digest_file(source),
             "templates": {name: canonical.digest_file(TEMPLATES / name) for name in template_files()},
         },
@@ -345,6 +349,43 @@ def _atlas(
     return {
         name: RoutingAtlas.from_json(table, f"atlas.json, {name}") for name, table in document["models"].items()
     }, digest
+
+
+def unmet_demands(registry: Registry, registration: Registration) -> list[Problem]:
+    """Return the registered demands that the diagnosis beside a registration does not show to be met.
+
+    Raises:
+        NotCheckable: the diagnosis cannot be read.
+        Tampered: it is not canonical JSON.
+    """
+    if registration.diagnosis is None:
+        return []
+    document = canonical.read(registry.registration(registration.id) / "diagnosis.json")
+    return demand.unmet(registration.diagnosis, document)
+
+
+def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledger.Seal, ...]) -> str | None:
+    """Return the digest of the sealed diagnosis, which is of this document and meets what it demands; or None."""
+    path = registry.registration(registration.id) / "diagnosis.json"
+    sealed = ledger.sealed_files(seals, registration.id).get(registry.name(path))
+    again = f"run `prereg-moe diagnose {registration.id}`"
+    if not path.exists():
+        if registration.diagnosis is None and sealed is None:
+            return None
+        raise Invalid(Problem("diagnosis", "is not made yet" if sealed is None else "is sealed and missing", again))
+    digest = canonical.digest_file(path)
+    if sealed != digest:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
+    document = canonical.read(path)
+    if document["document"] != canonical.digest_file(path.parent / "registration.yaml"):
+        raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
+    if registration.diagnosis is not None:
+        problems = demand.incomplete(registration.diagnosis, document)
+        if registration.diagnosis.on_failure == "refuse":
+            problems += demand.unmet(registration.diagnosis, document)
+        if problems:
+            raise Invalid(problems)
+    return digest
 
 
 def _count(registration: Registration) -> tuple[int, int, int]:

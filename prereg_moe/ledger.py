@@ -32,8 +32,9 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 # seal -> the seals of the same registration it may stand behind (None: nothing yet)
 FOLLOWS: dict[str, frozenset[str | None]] = {
-    "atlas": frozenset({None, "atlas"}),
-    "freeze": frozenset({None, "atlas"}),
+    "atlas": frozenset({None, "atlas", "diagnosis"}),
+    "diagnosis": frozenset({None, "atlas", "diagnosis"}),
+    "freeze": frozenset({None, "atlas", "diagnosis"}),
     "start": frozenset({"freeze", "start"}),
     "finish": frozenset({"start"}),
     "verdict": frozenset({"finish"}),

@@ -28,7 +28,7 @@ def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str
         Deviated: the registration is frozen already.
     """
     folder = registry.registration(id_)
-    if ledger.stage(ledger.parse(registry.ledger()), id_) not in (None, "atlas"):
+    if ledger.stage(ledger.parse(registry.ledger()), id_) not in ledger.FOLLOWS["atlas"]:
         raise Deviated(Problem(id_, "is frozen already", "its atlas stands; register a new study for another"))
     path = folder / "atlas.json"
     canonical.write(path, runner.make_atlas(registry, load(folder / "registration.yaml"), progress=progress))

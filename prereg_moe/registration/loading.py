@@ -168,6 +168,7 @@ def _cross_check(registration: Registration) -> Iterator[Problem]:
     for index, claims in known:
         yield from _claims(registration, index, claims)
     yield from _controls(registration)
+    yield from _diagnosis(registration)
 
 
 def _references(registration: Registration) -> Iterator[Problem]:
@@ -292,3 +293,25 @@ def _controls(registration: Registration) -> Iterator[Problem]:
     for index, claims in enumerate(registration.claims):
         if claims.tier == "control" and claims.id not in gated:
             yield Problem(f"claims[{index}].tier", f"no control uses the block {claims.id!r}", "name it under controls")
+
+
+def _diagnosis(registration: Registration) -> Iterator[Problem]:
+    diagnosis = registration.diagnosis
+    if diagnosis is None:
+        return
+    if len(set(diagnosis.scenarios)) < len(diagnosis.scenarios):
+        yield Problem("diagnosis.scenarios", "names a scenario twice", "name each once")
+    for name in diagnosis.effects:
+        if name not in registration.measures:
+            known = ", ".join(registration.measures)
+            yield Problem(f"diagnosis.effects.{name}", "is not one of the measures", f"known: {known}")
+    for claims in registration.claims:
+        rule, planned = registration.rules[claims.rule], diagnosis.effects.get(claims.measure)
+        if planned is None or isinstance(rule, ExpressionRule) or claims.tier != "confirmatory":
+            continue
+        where, random = f"diagnosis.effects.{claims.measure}", planned.random if rule.kind == "modular" else 0.0
+        if planned.on <= rule.kappa * planned.off:
+            yield Problem(where, "makes the claims false", f"on is above kappa * off ({rule.kappa * planned.off:g})")
+        if planned.on <= random + rule.minimum_effect:
+            bar = random + rule.minimum_effect
+            yield Problem(where, "makes the claims false", f"on is above random + minimum effect ({bar:g})")

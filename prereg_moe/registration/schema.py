@@ -25,6 +25,8 @@ __all__ = [
     "Claims",
     "Controls",
     "Corpus",
+    "Demand",
+    "Diagnosis",
     "Engine",
     "ExclusionRule",
     "ExplicitFamily",
@@ -37,10 +39,12 @@ __all__ = [
     "ModelControl",
     "ModularRule",
     "NullControl",
+    "PlannedEffects",
     "Registration",
     "Replication",
     "Report",
     "Rule",
+    "ScenarioName",
     "SelectiveRule",
     "TaskMeasure",
     "TopLift",
@@ -112,7 +116,6 @@ PLANNED_SECTIONS: dict[str, str] = {
     "splits": "discovery and validation parts of a corpus",
     "preconditions": "gates that must hold before a claim is judged",
     "multiverse": "a grid of specifications",
-    "diagnosis": "error rates demanded before freezing",
 }
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -372,6 +375,41 @@ class Report(_Part):
     template: Literal["default"] = "default"
 
 
+ScenarioName = Literal[
+    "normal", "skewed", "off_heavy", "on_heavy", "heavy_tailed", "clustered", "correlated_draws", "pilot"
+]
+
+
+class PlannedEffects(_Part):
+    """The effects a study is planned for, in units of the measure: own axis, other axes, random expert sets."""
+
+    on: Annotated[float, Field(gt=0)]
+    off: Annotated[float, Field(ge=0)]
+    random: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Demand(_Part):
+    """Error rates a diagnosis has to show: its Monte-Carlo interval lies on the right side of each bound."""
+
+    fwer_at_most: Annotated[float, Field(gt=0, lt=1)] | None = None
+    power_at_least: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Diagnosis(_Part):
+    """What `prereg-moe diagnose` simulates, and what freezing demands of it.
+
+    ``effects`` names measures; one that is not named is planned at 24 minimum effects on its own
+    axis, 4 on others and 2 for random sets. ``resamples`` may be smaller than the rule's for speed.
+    """
+
+    studies: Annotated[int, Field(ge=20, le=100_000)]
+    scenarios: Annotated[tuple[ScenarioName, ...], Field(min_length=1)]
+    resamples: Annotated[int, Field(ge=199, le=999_999)] = 999
+    effects: dict[Name, PlannedEffects] = {}
+    demand: Demand = Demand()
+    on_failure: Literal["refuse", "warn"] = "refuse"
+
+
 class Registration(_Part):
     """A pre-registered study."""
 
@@ -399,4 +437,5 @@ class Registration(_Part):
     inference: Inference
     engine: Engine = Engine()
     stopping: Stopping = Stopping()
+    diagnosis: Diagnosis | None = None
     report: Report = Report()

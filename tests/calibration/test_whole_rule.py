@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 STUDIES = int(os.environ.get("CALIBRATION_STUDIES", "2000"))
 POWER_STUDIES = STUDIES // 4
-RESAMPLES, DRAWS, ALPHA, KAPPA, MINIMUM = 999, 119, 0.05, 3.0, 0.05
+RESAMPLES, DRAWS, ALPHA, KAPPA, MINIMUM = 999, 39, 0.05, 3.0, 0.05
 UNITS = (30, 80, 150)
 ESTIMATE_AT_MOST, BOUND_AT_MOST = 7.5, 8.5  # percent
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "calibration.md"
@@ -73,8 +73,11 @@ def cells() -> list[tuple[str, Scenario, int]]:
 def effects(study: Study, inference: Inference, *, intervals: bool) -> Effects:
     """Return a simulated study as `verdict` judges it, items averaged to the units."""
 
-    def units(values: np.ndarray) -> np.ndarray:
-        return values if study.clusters is None else stats.cluster_means(values, study.clusters[study.axes[0]])
+    def units(values: np.ndarray) -> np.ndarray:  # (..., items) -> (..., units); clusters are runs of one size
+        if study.clusters is None:
+            return values
+        count = len(set(study.clusters[study.axes[0]].tolist()))
+        return values.reshape(*values.shape[:-1], count, -1).mean(axis=-1)
 
     families = tuple(f"family {f}" for f in range(len(study.on)))
     axis = dict(zip(families, study.axes, strict=True))
@@ -82,7 +85,7 @@ def effects(study: Study, inference: Inference, *, intervals: bool) -> Effects:
         family: {axis[family]: units(on), **{other: units(values) for other, values in off.items()}}
         for family, on, off in zip(families, study.on, study.off, strict=True)
     }
-    null = {family: units(draws.T).T for family, draws in zip(families, study.null, strict=True)}
+    null = {family: units(draws) for family, draws in zip(families, study.null, strict=True)}
     off = {family: tuple(others) for family, others in zip(families, study.off, strict=True)}
     return Effects(CLAIMS, families, axis, off, deltas, null, bounds(deltas, inference) if intervals else {})
 
