@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from prereg_moe import stats
 from prereg_moe.evidence import Evidence
-from prereg_moe.frozen import Condition, Frozen
-from prereg_moe.registration import needs_null, off_axes
+from prereg_moe.frozen import Condition
+from prereg_moe.registration import Registration, family_names, needs_null, off_axes
 from prereg_moe.registration.schema import Claims
 from prereg_moe.stats.resample import exact_mean
 
-__all__ = ["Effects", "Interval", "effects"]
+__all__ = ["Effects", "Interval", "assemble", "effects"]
 
 Array = NDArray[np.float64]
 
@@ -94,9 +94,31 @@ def effects(evidence: Evidence, claims: Claims) -> Effects:
             family: np.stack([units.harm(draw)[frozen.axis_of(family)] for draw in frozen.draws(claims, family)])
             for family in families
         }
-    axis = {family: frozen.axis_of(family) for family in families}
-    off = {family: off_axes(frozen.registration, claims, axis[family]) for family in families}
-    return Effects(claims, families, axis, off, deltas, null, _intervals(frozen, deltas))
+    return assemble(frozen.registration, claims, deltas, null)
+
+
+def assemble(
+    registration: Registration,
+    claims: Claims,
+    deltas: Mapping[str, Mapping[str, Array]],
+    null: Mapping[str, Array] | None,
+    *,
+    intervals: bool = True,
+) -> Effects:
+    """Return the effects that deltas are, with the registered intervals.
+
+    Args:
+        registration: the study; its inference makes the intervals.
+        claims: the block.
+        deltas: family -> axis -> harm per unit, every axis of the registration  # (units,)
+        null: family -> harm of each null draw on the family's own axis  # (draws, units)
+        intervals: whether to make them; without them only rules that need none can decide.
+    """
+    names = family_names(registration)
+    axis = {family: names[family][0] for family in deltas}
+    off = {family: off_axes(registration, claims, axis[family]) for family in deltas}
+    made = _intervals(registration, deltas) if intervals else {}
+    return Effects(claims, tuple(deltas), axis, off, deltas, null, made)
 
 
 class _Units:
@@ -139,10 +161,10 @@ def _means(delta: Array, groups: list[list[int]]) -> Array:
     return np.array([math.fsum(delta[group]) / len(group) for group in groups])
 
 
-def _intervals(frozen: Frozen, deltas: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Interval]]:
-    inference = frozen.registration.inference
+def _intervals(registration: Registration, deltas: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Interval]]:
+    inference = registration.inference
     found: dict[str, dict[str, Interval]] = {family: {} for family in deltas}
-    for axis in frozen.registration.axes:
+    for axis in registration.axes:
         table = np.stack([axes[axis] for axes in deltas.values()], axis=1)  # (units, families)
         if len(table) < 2:
             made_here = [Interval(float(mean), None, None, len(table)) for mean in exact_mean(table)]
