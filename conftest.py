@@ -1,6 +1,6 @@
 """Examples are tests: the Python in README.md, docs/*.md and docstrings, and every step of the tutorial.
 
-A page's examples run in order, in one temporary folder. In the tutorial a fenced block
+A page's examples run in order, in one temporary folder; those of README.md in this one. In the tutorial a fenced block
 
 * ``bash`` is run, and must succeed;
 * ``text`` is what the block before it printed; ``...`` stands for any text, alone on a line for any lines;
@@ -48,6 +48,12 @@ def enter(namespace: dict[str, Any]) -> None:
     folder = tempfile.TemporaryDirectory(prefix="prereg-moe-docs-")
     namespace["_page"] = {"folder": folder, "before": Path.cwd(), "printed": ""}
     os.chdir(folder.name)
+
+
+def enter_here(namespace: dict[str, Any]) -> None:
+    """Let a page read this repository."""
+    enter(namespace)
+    os.chdir(Path(__file__).parent)
 
 
 def leave(namespace: dict[str, Any]) -> None:
@@ -119,9 +125,8 @@ def _even(text: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines() if line.strip())
 
 
-_pages = Sybil(
-    [PythonCodeBlockParser()], patterns=["README.md", "docs/*.md"], exclude="tutorial.md", setup=enter, teardown=leave
-)
+_readme = Sybil([PythonCodeBlockParser()], patterns=["README.md"], setup=enter_here, teardown=leave)
+_pages = Sybil([PythonCodeBlockParser()], patterns=["docs/*.md"], exclude="tutorial.md", setup=enter, teardown=leave)
 _tutorial = Sybil(
     [files, CodeBlockParser("bash", shell), CodeBlockParser("python", python), CodeBlockParser("text", compare)],
     patterns=["docs/tutorial.md"],
@@ -130,4 +135,4 @@ _tutorial = Sybil(
 )
 _docstrings = Sybil([DocTestParser()], patterns=["prereg_moe/**/*.py", "prereg_moe/*.py"])
 
-pytest_collect_file = SybilCollection((_pages, _tutorial, _docstrings)).pytest()
+pytest_collect_file = SybilCollection((_readme, _pages, _tutorial, _docstrings)).pytest()
