@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import AXES, DIFFUSE, EFFECTS, ITEMS, MODULAR, NOTHING, Edit, Effect, World
 
-from prereg_moe import canonical, evidence, judge
+from prereg_moe import canonical, evidence, judge, stats
 from prereg_moe.frozen import Frozen
 from prereg_moe.verdict import REASONS
+from prereg_moe.verdict.estimate import effects as effects_of
+
+deciding = import_module("prereg_moe.verdict.decide")  # the package has a function of that name
 
 few = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -254,3 +260,31 @@ def test_no_reason_is_left_without_a_test_or_a_word_why() -> None:
         "SKEW_UNCONFIRMED",  # below, on effects of its own
     }
     assert set(REACHED) | elsewhere == set(REASONS)
+
+
+def test_skewed_data_confirm_only_where_the_welch_version_agrees(root: Path, plan: Frozen) -> None:
+    """A search over simulated data found no case by itself, so a real result is given the disagreement."""
+    world = World(root, EFFECTS | {"standard": Effect(own=1.0, tail=0.3)})
+    files = {evidence.file_name(d): canonical.dumps(world.made(plan, c)) for d, c in plan.plan.items()}
+    claims = plan.registration.claims[3]
+    measured = effects_of(evidence.gather(plan, files), claims)
+    rule, inference = plan.registration.rules[claims.rule], plan.registration.inference
+    own = [measured.deltas[axis][axis] for axis in AXES]
+    others = [{other: measured.deltas[axis][other] for other in AXES if other != axis} for axis in AXES]
+    spared = stats.selective(
+        own, others, kappa=3, on_axes=AXES, labels=AXES, resamples=999, seed=inference.seed, alpha=0.05
+    )
+    on = deciding._beyond_minimum(measured, own, rule, inference, 999)
+
+    def decided(welch: float, skew: float) -> Any:
+        given_ = replace(
+            spared,
+            p_welch_holm=np.full(len(AXES), welch),
+            families=tuple(replace(family, skew=skew) for family in spared.families),
+        )
+        return deciding._combine(on, given_, 0, measured, rule, inference, 0.05, 999)
+
+    assert decided(0.01, -1.0).verdict == decided(0.2, 0.0).verdict == "CONFIRMED"
+    doubted = decided(0.2, -1.0)
+    assert (doubted.verdict, doubted.reasons) == ("INCONCLUSIVE", ("SKEW_UNCONFIRMED",))
+    assert {"SKEW", "METHOD"} <= set(doubted.flags)
