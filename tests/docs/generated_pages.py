@@ -112,7 +112,7 @@ def _table(part: type[BaseModel]) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, field in part.model_fields.items():
         key = field.alias or name
-        meaning = KEYS.get(f"{part.__name__}.{key}", "")
+        meaning = KEYS.get(f"{part.__name__}.{key}", "")  # a test names what is missing
         rows.append(f"| `{key}` | {_value(field.annotation)}{_limits(field)} | {_default(field)} | {meaning} |")
     return "\n".join(rows) + "\n"
 
@@ -123,7 +123,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, BaseModel):
         return "its defaults"
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "none"
     return f"`{json.dumps(value)}`" if not isinstance(value, str) or len(value) < 20 else f"“{value}”"
 
