@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from prereg_moe import __version__
 from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
 
 if TYPE_CHECKING:
+    from prereg_moe.atlas.view import Section
     from prereg_moe.registry import Registry
 
 __all__ = ["cli", "main"]
@@ -206,25 +207,99 @@ def inspect(model: str, as_json: bool) -> None:
     _say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
 
 
+def _ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Return the expert ids of a comma-separated list, None where none was given."""
+    words = [word.strip() for word in text.split(",")] if text and text.strip() else []
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not an expert id; write for example 66,102")
+    return None if text is None else tuple(map(int, words))
+
+
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
 @cli.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--mass", type=_file, help="Describe routing mass that others released (JSON) instead of recording.")
+@click.option("--families", type=_file, help="With --mass: a released map of families to derive and compare.")
+@click.option("--summary", type=_file, help="With --mass: a released summary (coverage, overlap) to compare.")
+@click.option("--exclude", callback=_ids, help="With --mass: ids no family may hold. Default: the shared-core rule.")
+@click.option("--size", type=click.IntRange(1), help="With --mass: ids a family. Default: as released, else 16.")
 @_root
 @_json
-def atlas(id_: str, root: Path | None, as_json: bool) -> None:
+def atlas(
+    id_: str | None,
+    mass: Path | None,
+    families: Path | None,
+    summary: Path | None,
+    exclude: tuple[int, ...] | None,
+    size: int | None,
+    root: Path | None,
+    as_json: bool,
+) -> None:
     """Record the routing of the registered models on the atlas corpus, and seal it.
+
+    With --mass, describe routing mass released by others: coverage, lift, correlation, overlap, families, and which
+    released tables and families follow from it. Both say whether expert ids mean anything across layers.
 
     \b
     Example:
       prereg-moe atlas testbed
+      prereg-moe atlas --mass atlas_mass.json --families prereg_map.json --summary atlas_summary.json
     """
-    from prereg_moe import lab
+    of_mass = {"--families": families, "--summary": summary, "--exclude": exclude, "--size": size}
+    if (id_ is None) == (mass is None):
+        raise click.UsageError("name either a registration's ID or a file by --mass")
+    if mass is None and (given := [name for name, value in of_mass.items() if value is not None]):
+        raise click.UsageError(f"{given[0]} describes released mass; give --mass too")
+    if mass is not None:
+        _describe_mass(mass, families, summary, exclude, size, as_json)
+    elif id_ is not None:
+        _record_atlas(root, id_, as_json)
+
+
+def _describe_mass(
+    mass: Path,
+    families: Path | None,
+    summary: Path | None,
+    exclude: tuple[int, ...] | None,
+    size: int | None,
+    as_json: bool,
+) -> None:
+    from prereg_moe.atlas.describe import describe_released
+    from prereg_moe.atlas.released import read_families, read_mass, read_summary
+    from prereg_moe.atlas.view import view_released
+
+    released = read_mass(mass)
+    document = describe_released(
+        released,
+        families=read_families(families, released.atlas) if families else None,
+        summary=read_summary(summary, released.atlas) if summary else None,
+        exclude=exclude,
+        size=size,
+    )
+    _say(document, [*_sections(view_released(document))], as_json)
+
+
+def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
+    from prereg_moe import canonical, lab
+    from prereg_moe.atlas import RoutingAtlas
+    from prereg_moe.atlas.describe import describe_registered
+    from prereg_moe.atlas.view import view_registered
+    from prereg_moe.registration import load
     from prereg_moe.registry import now
 
-    registry, id_ = _study(root, id_)
+    registry, id_ = _study(root, name)
     with _progress("atlas", as_json) as progress:
         head = lab.atlas(registry, id_, time=now(), progress=progress)
     path = registry.registration(id_) / "atlas.json"
-    _say({"atlas_file": str(path), "head": head}, [f"wrote {escape(str(path))}", f"head {head}"], as_json)
+    registration = load(registry.registration(id_) / "registration.yaml")
+    models = {
+        model: describe_registered(registration, RoutingAtlas.from_json(table))
+        for model, table in canonical.read(path)["models"].items()
+    }
+    lines = [*_sections(view_registered(models)), f"wrote {escape(str(path))}", f"head {head}"]
+    _say({"atlas_file": str(path), "head": head, "models": models}, lines, as_json)
 
 
 @cli.command()
@@ -451,6 +526,21 @@ def _say(document: Any, lines: Sequence[Any], as_json: bool) -> None:
 def _waiting(title: str, as_json: bool) -> AbstractContextManager[Any]:
     """Show a person, on stderr, that something of unknown length goes on."""
     return nullcontext() if as_json else _err.status(title)
+
+
+def _sections(sections: Iterable[Section]) -> Iterator[Any]:
+    """Yield what a person sees of titled tables and sentences."""
+    for section in sections:
+        yield f"[bold]{escape(section.title)}[/]"
+        if section.columns:
+            table = Table(box=None, padding=(0, 1 if len(section.columns) > 8 else 2, 0, 0))
+            for name in section.columns:
+                table.add_column(escape(name), overflow="fold")
+            for row in section.rows:
+                table.add_row(*map(escape, row))
+            yield table
+        yield from map(escape, section.lines)
+        yield ""
 
 
 @contextmanager
