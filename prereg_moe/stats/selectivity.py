@@ -8,11 +8,11 @@ From these parts the method can be written again:
 
 - t_o = ψ̂_o / √(v_on + κ²·v_off), v the squared standard errors; with items linked across axes the variance
   is that of the per-item contrast.
-- Bootstrap: the units of an axis are resampled together for all families (stream ``("items", axis)``, or
+- Bootstrap: the units of an axis are resampled together for all families (stream ``("items", "axis <name>")``, or
   ``("items", "linked")``); t*_o = (ψ*_o - ψ̂_o) / √(v*_on + κ²·v*_off).
 - p of a family: step-down max-T over the families, on the null t* of each family's binding axis. The null
   of min_o t*_o would be wrong: it passes 29% of boundary cases.
-- It is never below the floor (1 + 20/n)·P(max_o t*_o ≥ t of the binding axis), n the fewest units. The floor
+- It is never below the floor (1 + 30/n)·P(max_o t*_o ≥ t of the binding axis), n the fewest units. The floor
   is at least the largest marginal p over the off-axes. It matters where few families are tested: a single
   one with heavy left tails passes 9-13% of boundary cases on the marginal p alone, because samples in which
   the tail was not seen look harmless. The bootstrap-t errs by O(1/n), hence the factor.
@@ -48,7 +48,7 @@ __all__ = ["FEW_RESAMPLES", "SKEW", "Contrast", "FamilySelectivity", "Selective"
 
 SKEW, FEW_RESAMPLES = "SKEW", "FEW_RESAMPLES"
 _FEW_UNITS, _SKEW_GUARD = 30, 0.2
-_SMALL_SAMPLE = 20  # chosen by calibration: one family, heavy left tails, n = 30
+_SMALL_SAMPLE = 30  # chosen by calibration: one family, heavy left tails, n = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class FamilySelectivity:
         binding: the contrast with the smallest t.
         p: max of p_maxt and p_floor.
         p_maxt: step-down max-T over the families, on the binding axis.
-        p_floor: (1 + 20/n)·P(max over the off-axes t* ≥ t of the binding axis), at least p_marginal.
+        p_floor: (1 + 30/n)·P(max over the off-axes t* ≥ t of the binding axis), at least p_marginal.
         p_marginal: largest marginal bootstrap-t p over the contrasts.
         p_welch: largest Welch-t p over the contrasts.
         p_refute: p of H0 "every ψ_o ≥ 0", to be compared with α/F: the smallest over the contrasts of the
@@ -204,7 +204,7 @@ def selective(
     >>> wave = [math.sin(i) for i in range(40)]
     >>> result = selective([1.2 + .1 * w for w in wave], {"fr": [.1 + .1 * w for w in wave]}, seed=1)
     >>> float(result.p), result.families[0].binding.axis, result.flags
-    (0.00015, 'fr', ())
+    (0.000175, 'fr', ())
     """
     single = on_axes is None
     families = _families(on, off, on_axes, labels, clusters or {})
@@ -414,7 +414,7 @@ def _over_contrasts(computed: Sequence[Sequence[_Tested]]) -> list[FloatArray]:
 
 
 def _floor(contrasts: Sequence[_Tested], n: int) -> float:
-    """Return (1 + 20/n)·P(max over the off-axes t* ≥ the binding axis's t), at most 1."""
+    """Return (1 + 30/n)·P(max over the off-axes t* ≥ the binding axis's t), at most 1."""
     null = np.stack([np.where(np.isnan(draws), np.inf, draws) for _, draws in contrasts]).max(axis=0)
     reached = int((null >= _binding(contrasts)[0].t).sum())
     return min(1.0, (1 + _SMALL_SAMPLE / n) * (1 + reached) / (1 + int(null.size)))

@@ -84,6 +84,12 @@ def test_an_association_within_layers_is_found_through_differences_between_them(
     assert relabelled.estimate == pytest.approx(got.estimate)
 
 
+def test_permutations_stay_within_their_blocks():
+    """Three pairs in perfect order: one arrangement in 2³, not one in 6! / (3!·3!)."""
+    got = stats.spearman([1, 2, 1, 2, 1, 2], [1, 2, 1, 2, 1, 2], blocks=[0, 0, 1, 1, 2, 2], sides="lower", seed=1)
+    assert got.p == pytest.approx(1 / 8, abs=0.01)
+
+
 def test_max_t_over_statistics():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 40))
@@ -140,6 +146,10 @@ class TestConcordance:
         assert got.p == pytest.approx(p, abs=0.03)
         rho = [scipy_stats.spearmanr(data[i], data[j]).statistic for i in range(4) for j in range(i)]
         assert got.mean_spearman == pytest.approx(np.mean(rho))
+
+    def test_ties_count_against(self):
+        """Of the six orders of three effects one concurs with another."""
+        assert stats.concordance([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]).p == pytest.approx(1 / 6, abs=0.015)
 
     def test_signs(self):
         assert stats.concordance([[1.0, -1.0, 2.0, 0.0], [2.0, -3.0, -1.0, 0.0]]).sign_agreement == 0.5

@@ -178,6 +178,22 @@ def test_hall_needs_no_random_numbers_and_is_student_t_without_skew():
     assert got.p == pytest.approx(t.pvalue)
 
 
+def test_hall_inverts_the_cubic():
+    got, n = boot(interval="hall_t"), 40
+    d = SKEWED - SKEWED.mean()
+    gamma, scale = (d**3).mean() / (d**2).mean() ** 1.5, SKEWED.std(ddof=1)
+    for end, tail in ((got.low, 0.975), (got.high, 0.025)):
+        S = (SKEWED.mean() - end) / scale
+        cubic = S + gamma * S**2 / 3 + gamma**2 * S**3 / 27 + gamma / (6 * n)
+        assert math.sqrt(n) * cubic == pytest.approx(scipy_stats.t.ppf(tail, n - 1))
+
+
+@pytest.mark.parametrize("kind", ["percentile", "basic", "bootstrap_t"])
+def test_ties_count_against_both_directions(kind):
+    lower, upper = (boot([-1.0, 1.0] * 5, interval=kind, sides=s) for s in ("lower", "upper"))
+    assert lower.p + upper.p == pytest.approx(1 + 0.246, abs=0.03)  # a fifth head in ten tosses
+
+
 def test_hall_leans_the_way_the_bootstrap_does():
     hall, resampled = boot(interval="hall_t"), boot(resamples=19999)
     t = scipy_stats.ttest_1samp(SKEWED, 0).confidence_interval()

@@ -45,6 +45,12 @@ def test_max_t_by_hand():
     assert got.p_adjusted == pytest.approx((1 + (null.max(1)[:, None] >= got.t).sum(0)) / 201)
 
 
+def test_ties_count_against():
+    got = stats.screen({"a": [[-1.0], [1.0]]}, resamples=9999).axes[0]
+    equal = 0.3085  # two Poisson(1) weights agree
+    assert got.p_adjusted[0] == pytest.approx(0.5 + equal / 2, abs=0.015)
+
+
 def test_family_wise_error_holds_and_uses_the_dependence():
     rng = np.random.default_rng(0)
     hits, strictness = 0, []
