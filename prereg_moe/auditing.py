@@ -262,10 +262,15 @@ class _Case:
         return self._frozen
 
     def _unsealed(self, files: dict[str, str]) -> list[str]:
-        """Return what lies in the registration's folders and is neither sealed, pinned nor evidence (step 7)."""
+        """Return what lies in the registration's folders and is neither sealed, pinned nor evidence (step 7).
+
+        Before the freeze the registration's own folder is its author's desk.
+        """
         sources = [self.registry.registration(self.id) / name for name in self._local_sources()]
         found = []
-        for folder in (self.registry.registration(self.id), self.registry.reports(self.id)):
+        frozen = any(seal.kind == "freeze" and seal.registration == self.id for seal in self.seals)
+        desk = [self.registry.registration(self.id)] if frozen else []
+        for folder in (*desk, self.registry.reports(self.id)):
             for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
                 known = any(path.is_relative_to(source) for source in (*sources, self.registry.evidence(self.id)))
                 if (

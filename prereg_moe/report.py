@@ -63,7 +63,7 @@ def render(document: Mapping[str, Any], template: str) -> str:
     )
     try:
         return environment.from_string(template).render(context(document))
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         raise Invalid(Problem("template", f"cannot be rendered ({error})", "restore the frozen template")) from error
 
 
