@@ -19,7 +19,7 @@ from prereg_moe.errors import Invalid
 from prereg_moe.freezing import TEMPLATES
 from prereg_moe.report import FORMATS, cell, context, effect, interval, p_value, share, template_name, tex
 
-HOSTILE = "A title\n\n# CONFIRMED\n\n| family | **CONFIRMED** | <script>alert(1)</script> \\input{/etc/passwd} $x$ 50% #1 ~ ^ _"
+HOSTILE = "A title\n\n# CONFIRMED\n\n| family | **CONFIRMED** | <script>x</script> \\input{/etc/passwd} $x$ 5% #1 ~ ^ _"
 
 
 @pytest.fixture(scope="module")
