@@ -1,0 +1,89 @@
+"""Beginning: what `init` writes is valid, in its place, and known to editors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from world import registration, tree
+
+import prereg_moe
+from prereg_moe import check
+from prereg_moe.begin import MODELS, begin, json_schema
+from prereg_moe.registration import expand, load
+from prereg_moe.registration.document import read_yaml
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_what_init_writes_is_valid_as_it_stands(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    said = run_cli("init", tmp_path / "new", "--id", "arabic-experts", "--model", "./model", "--json")
+    assert said.code == 0
+    path = tmp_path / "new" / "registrations" / "arabic-experts" / "registration.yaml"
+    assert str(path) in said.json["files"]
+    assert load(path).id == "arabic-experts"
+    assert run_cli("check", path).code == 0
+    assert (path.parent.parent / "registration.schema.json").is_file()
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_a_named_model_becomes_its_source(model: str, tmp_path: Path) -> None:
+    path, _ = begin(tmp_path, "study", "modularity", model)
+    assert [entry.source for entry in load(path).models.values()] == [MODELS[model]]
+    assert check(path, tmp_path).pending, "the hub's cache is looked at, nothing is downloaded"
+
+
+@pytest.mark.parametrize(
+    "id_", ["../outside", "a/b", "", ".", "two words", "x #y", "x\ntitle: y", "a: b", "2026", "-x", "x" * 65]
+)
+def test_an_id_that_is_none_writes_nothing(id_: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    said = run_cli("init", tmp_path / "new", "--id", id_)
+    assert said.code == 2, said
+    assert tree(tmp_path) == {}
+
+
+def test_an_id_that_is_taken_is_left_alone(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    run_cli("init", tmp_path, "--id", "x")
+    before = tree(tmp_path)
+    assert run_cli("init", tmp_path, "--id", "x").code == 2
+    assert tree(tmp_path) == before
+
+
+def test_the_schema_editors_use_is_the_one_the_types_give() -> None:
+    kept = json.loads((ROOT / "registrations" / "registration.schema.json").read_text())
+    assert kept == json_schema(), "write it again: prereg_moe.begin.json_schema()"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "registrations").glob("*/registration.yaml")), ids=lambda p: p.parent.name
+)
+def test_the_registrations_of_this_repository_are_valid_and_known_to_editors(path: Path) -> None:
+    jsonschema.validate(expand(load(path)), json_schema())
+    jsonschema.validate(read_yaml(path.read_bytes()), json_schema())
+
+
+def test_editors_and_the_package_refuse_the_same_mistakes() -> None:
+    jsonschema.validate(registration(), json_schema())
+    for key in ("foreknowledge", "claims", "inference"):
+        mistaken = {name: value for name, value in registration().items() if name != key}
+        with pytest.raises(jsonschema.ValidationError, match=key):
+            jsonschema.validate(mistaken, json_schema())
+    with pytest.raises(jsonschema.ValidationError, match="note"):
+        jsonschema.validate(registration() | {"note": 1}, json_schema())
+
+
+def test_the_embedded_registration_is_the_one_that_is_published() -> None:
+    embedded = Path(prereg_moe.__file__).parent / "lab" / "testbed" / "registration.yaml"
+    assert embedded.read_bytes() == (ROOT / "registrations" / "testbed" / "registration.yaml").read_bytes()
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in prereg_moe.__all__:
+        assert getattr(prereg_moe, name) is not None
+    assert set(dir(prereg_moe)) == set(prereg_moe.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'secret'"):
+        prereg_moe.secret  # noqa: B018 - the access is what is tested
