@@ -2,10 +2,12 @@
 
 Seeds and sizes were fixed before the first run: study i of a cell is drawn by ``default_rng([cell, i])`` and
 judged with seed i. Every cell asserts a bound and adds its row; the last test writes the page.
+`CALIBRATION_STUDIES` sets another number of studies for a quick look; the page says how many there were.
 """
 
 from __future__ import annotations
 
+import os
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,11 @@ from prereg_moe import stats
 
 pytestmark = pytest.mark.slow
 
-STUDIES = 2000
+STUDIES = int(os.environ.get("CALIBRATION_STUDIES", "2000"))
+MANY = 2000  # for what is quick
 RESAMPLES = 999
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "calibration.md"
+WHOLE_RULE = "<!-- the whole rule -->"  # what follows is written by test_whole_rule.py
 _rows: dict[str, list[str]] = {}
 
 
@@ -31,8 +35,17 @@ def generator(cell: str, study: int) -> np.random.Generator:
 
 def percent(hits: int, studies: int) -> tuple[float, float]:
     """Return a rate and its one-sided 95% upper bound, in percent."""
-    bound = binomtest(hits, studies, alternative="less").proportion_ci(0.95).high
-    return 100 * hits / studies, 100 * bound
+    return 100 * hits / studies, 100 * binomtest(int(hits), studies, alternative="less").proportion_ci(0.95).high
+
+
+def check(hits: int, studies: int) -> None:
+    """Hold a rate to 7.5% and its upper bound to 8.5%; a quick look finds only what is far beyond."""
+    rate, bound = percent(hits, studies)
+    if studies >= 2000:
+        assert rate <= 7.5
+        assert bound <= 8.5
+    else:
+        assert 100 * binomtest(int(hits), studies, alternative="greater").proportion_ci(0.99).low <= 7.5
 
 
 def row(table: str, *cells: object) -> None:
@@ -72,14 +85,14 @@ def test_selectivity_at_the_boundary(scenario: Scenario):
         hits["Welch-t Holm"] += welch.any()
         hits["boot-t Holm"] += (stats.adjust([f.p_marginal for f in got.families], "holm") <= 0.05).any()
         hits["refuted"] += (got.p_refute <= 0.05 / scenario.families).any()
-        if i < 500:
+        if i < STUDIES // 4:
             point, interval = point_and_interval_rules(study)
             hits["point"] += point
             hits["interval"] += interval
     rate, bound = percent(hits["ours, with skew guard"], STUDIES)
     refuted = percent(hits["refuted"], STUDIES)[0]
     others = [f"{percent(hits[n], STUDIES)[0]:.1f}" for n in ("Welch-t Holm", "boot-t Holm")]
-    paper = [f"{percent(hits[n], 500)[0]:.0f}" for n in ("point", "interval")]
+    paper = [f"{percent(hits[n], STUDIES // 4)[0]:.0f}" for n in ("point", "interval")]
     row(
         "E2 boundary",
         scenario.families,
@@ -90,9 +103,8 @@ def test_selectivity_at_the_boundary(scenario: Scenario):
         *paper,
         f"{refuted:.1f}",
     )
-    assert rate <= 7.5
-    assert bound <= 8.5
-    assert refuted <= 8.5
+    check(hits["ours, with skew guard"], STUDIES)
+    check(hits["refuted"], STUDIES)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +113,7 @@ def test_selectivity_at_the_boundary(scenario: Scenario):
     ids=lambda s: f"{s.name}-{s.n}-{s.families}",
 )
 def test_selectivity_power(scenario: Scenario):
-    cell, studies = f"E2 power {scenario.name} {scenario.n} {scenario.families}", 500
+    cell, studies = f"E2 power {scenario.name} {scenario.n} {scenario.families}", STUDIES // 4
     confirmed = refuted = 0
     for i in range(studies):
         study = simulate(scenario, generator(cell, i))
@@ -150,8 +162,8 @@ def test_random_null(scenario: Scenario):
     kind = "any of six, no effect" if scenario.on == E1_NULL else "power, each"
     row("E1", kind, scenario.draws, *(f"{rates[name]:.1f}" for name in ("E1", "max-T", "Holm", "2σ")))
     if scenario.on == E1_NULL:
-        assert percent(int(hits["E1"]), STUDIES)[1] <= 8.5
-        assert percent(int(hits["max-T"]), STUDIES)[1] <= 8.5
+        check(hits["E1"], STUDIES)
+        check(hits["max-T"], STUDIES)
     elif scenario.draws >= 39:
         assert rates["E1"] > 40
 
@@ -168,13 +180,13 @@ POPULATIONS = {
 def test_coverage(kind, population, n):
     cell = f"coverage {population} {n}"
     covered = below = 0
-    for i in range(STUDIES // 20):  # twenty studies share their resamples
+    for i in range(MANY // 20):  # twenty studies share their resamples
         values = POPULATIONS[population](generator(cell, i), (n, 20))
         for got in stats.bootstrap_many(values, interval=kind, seed=i, resamples=RESAMPLES):
             covered += got.low <= 0 <= got.high
         for got in stats.bootstrap_many(values, interval=kind, seed=i, resamples=RESAMPLES, sides="lower"):
             below += got.low > 0
-    studies = STUDIES // 20 * 20
+    studies = MANY // 20 * 20
     row("coverage", population, n, kind, f"{100 * covered / studies:.1f}", f"{100 * below / studies:.1f}")
     if kind in {"bootstrap_t", "hall_t"}:
         assert covered / studies > (0.935 if population == "normal" else 0.90)
@@ -183,7 +195,7 @@ def test_coverage(kind, population, n):
 def test_paired_binary():
     rng = generator("paired binary", 0)
     covered = rejected = 0
-    for _ in range(STUDIES):
+    for _ in range(MANY):
         outcome = rng.choice(3, size=150, p=[0.9, 0.05, 0.05])  # unchanged, lost, gained
         lost, gained = int((outcome == 1).sum()), int((outcome == 2).sum())
         got = stats.mcnemar([[100, lost], [gained, 50 - lost - gained]])
@@ -192,22 +204,22 @@ def test_paired_binary():
     row(
         "other",
         "McNemar, 5% change each way, n = 150",
-        f"coverage {100 * covered / STUDIES:.1f}",
-        f"rejects {100 * rejected / STUDIES:.1f}",
+        f"coverage {100 * covered / MANY:.1f}",
+        f"rejects {100 * rejected / MANY:.1f}",
     )
-    assert covered / STUDIES > 0.94
-    assert rejected / STUDIES <= 0.05 + 0.01
+    assert covered / MANY > 0.94
+    assert rejected / MANY <= 0.05 + 0.01
 
 
 @pytest.mark.parametrize("interval", ["t", "bootstrap_t"])
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_equivalence_at_its_margin(interval, population):
     held = 0
-    for i in range(STUDIES):
+    for i in range(MANY):
         values = POPULATIONS[population](generator(f"tost {population}", i), 80)
         held += stats.tost(values, low=-9.0, high=0.0, interval=interval, seed=i, resamples=RESAMPLES).holds
         held += stats.tost(values, low=0.0, high=9.0, interval=interval, seed=i, resamples=RESAMPLES).holds
-    rate = 100 * held / (2 * STUDIES)
+    rate = 100 * held / (2 * MANY)
     row("other", f"TOST ({interval}) with the mean on a margin, {population}, n = 80", "", f"holds {rate:.1f}")
     assert rate <= 8
 
@@ -217,12 +229,14 @@ HEADINGS = {
         "## Selectivity at the boundary",
         "Percent of studies in which any family is wrongly confirmed (95% upper bound), one off-axis of each exactly "
         "at a third of the effect. Beside it: other rules on the same studies, and studies with any family wrongly "
-        "refuted. The point and interval rules are those of the anchor paper, without its null band (500 studies).",
+        "refuted. The point and interval rules are those of the anchor paper, without its null band (a quarter of the "
+        "studies).",
         ("families", "scenario", "n", "ours", "Welch-t Holm", "boot-t Holm", "point rule", "interval rule", "refuted"),
     ),
     "E2 power": (
         "## Selectivity, power",
-        "Percent of families confirmed, and wrongly refuted, with all off-axes at a sixth of the effect (500 studies).",
+        "Percent of families confirmed, and wrongly refuted, with every off-axis at a sixth of the effect "
+        "(a quarter of the studies).",
         ("families", "scenario", "n", "confirmed", "refuted"),
     ),
     "E1": (
@@ -245,7 +259,7 @@ def test_the_page_is_written():
         "# Calibration",
         "",
         "Written by `make calibrate` (tests/calibration/test_statistics.py); do not edit.",
-        f"{STUDIES} simulated studies a cell unless said otherwise, {RESAMPLES} resamples, κ = 3, α = 5%. "
+        f"{STUDIES} simulated studies a cell, {MANY} for intervals and below, {RESAMPLES} resamples, κ = 3, α = 5%. "
         "Scenarios and their parameters: tests/calibration/scenarios.py.",
     ]
     for table, (heading, text, columns) in HEADINGS.items():
@@ -260,4 +274,5 @@ def test_the_page_is_written():
             "|" + "---|" * len(columns),
             *_rows[table],
         ]
-    PAGE.write_text("\n".join(lines) + "\n")
+    _, mark, rest = (PAGE.read_text("utf-8") if PAGE.exists() else "").partition(WHOLE_RULE)
+    PAGE.write_text("\n".join(lines) + "\n" + (f"\n{mark}{rest}" if mark else ""), "utf-8")

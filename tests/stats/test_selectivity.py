@@ -256,6 +256,14 @@ def test_resamples_without_spread_count_against_both_directions():
         assert p >= 0.3  # (3/4)^4 of the resamples hold no unit that differs
 
 
+def test_the_floor_counts_resamples_without_spread():
+    on = np.zeros(40)
+    on[0] = 1.0
+    family = stats.selective(on, {"o": np.full(40, -0.5)}, seed=1, resamples=1999).families[0]
+    empty = (39 / 40) ** 40  # resamples without the one unit that differs
+    assert family.p_floor == pytest.approx((1 + 30 / 40) * empty, abs=0.05)
+
+
 def test_too_few_resamples_are_flagged_and_bound_nothing():
     on, off = world()
     got = run(on, off, resamples=19)
