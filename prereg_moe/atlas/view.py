@@ -44,7 +44,9 @@ def view_released(document: Mapping[str, Any]) -> tuple[Section, ...]:
     ]
     if released:
         sections.append(_agreement(released))
-    sections.append(_shuffle(document["layer_shuffle"], f"{', '.join(document['group'])} and the other axes"))
+    sections.append(
+        _shuffle(document["layer_shuffle"], f"{', '.join(document['group'])} minus overlap with the other axes")
+    )
     return tuple(sections)
 
 
@@ -59,7 +61,9 @@ def view_registered(models: Mapping[str, Mapping[str, Any]]) -> tuple[Section, .
         if rows:
             columns = ("family", "axis", "share of its axis", "uniform", "")
             sections.append(Section(f"{model}: routing that families take on their own axis", columns, rows))
-        sections.append(_shuffle(summary["layer_shuffle"], f"{summary['group']} and the other domains", model))
+        sections.append(
+            _shuffle(summary["layer_shuffle"], f"{summary['group']} minus overlap with the other domains", model)
+        )
     return tuple(sections)
 
 
@@ -162,7 +166,7 @@ def _agreement(released: Mapping[str, Any]) -> Section:
 
 
 def _shuffle(checks: Sequence[Mapping[str, Any]], compared: str, model: str = "") -> Section:
-    names = {"lift": "mean lift of the top ids", "separation": f"separation of {compared}"}
+    names = {"lift": "mean lift of the top ids", "separation": "separation gap"}
     rows = tuple(
         (
             names[check["statistic"]],
@@ -185,7 +189,7 @@ def _shuffle(checks: Sequence[Mapping[str, Any]], compared: str, model: str = ""
         f"{model}: {title[0].lower()}{title[1:]}" if model else title,
         ("statistic", "ids", "shuffled", "p", "cells"),
         rows,
-        (line,),
+        (line, f"Separation gap: overlap within {compared}.") if len(checks) > 1 else (line,),
     )
 
 
