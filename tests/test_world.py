@@ -9,13 +9,13 @@ from world import AXES, LAYERS, World, owned
 
 
 def test_the_whole_chain_takes_seconds_and_audits_clean(tmp_path: Path) -> None:
-    world, began = World(tmp_path), time.perf_counter()
+    world, began = World(tmp_path), time.process_time()
     for step in (world.author, world.record, world.freeze, world.run, world.judge):
         step()
     result = world.audit(world.report())
     assert [finding.outcome for finding in result.findings] == ["holds"] * 9, result
     assert result.exit_code == 0
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 5
 
 
 def test_the_families_are_the_experts_each_axis_owns(frozen: World) -> None:

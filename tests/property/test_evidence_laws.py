@@ -36,7 +36,7 @@ def files(finished: World) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in finished.evidence}
 
 
-@settings(shared, max_examples=15)
+@settings(shared, max_examples=6)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_files_does_not_exist(plan: Frozen, files: dict[str, bytes], random: Any) -> None:
     pairs = list(files.items())
@@ -69,7 +69,7 @@ def test_any_missing_files_are_missed(plan: Frozen, files: dict[str, bytes], dat
         evidence.gather(plan, {name: data_ for name, data_ in files.items() if name not in gone})
 
 
-@settings(shared, max_examples=40)
+@settings(shared, max_examples=12)
 @given(st.data())
 def test_files_that_change_places_are_not_the_plan(plan: Frozen, files: dict[str, bytes], data: Any) -> None:
     one, other = data.draw(st.lists(st.sampled_from(sorted(files)), min_size=2, max_size=2, unique=True))

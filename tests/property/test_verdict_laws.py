@@ -92,8 +92,8 @@ def test_every_claim_says_what_a_reader_needs(stages_of_a_world: dict[str, Path]
             assert (entry["verdict"] == "CONFIRMED") == (entry["p_adjusted"] <= entry["alpha"])
 
 
-def test_a_frame_has_a_row_a_claim(stages_of_a_world: dict[str, Path]) -> None:
-    frame = World(stages_of_a_world["computed"]).judge().to_frame()
+def test_a_frame_has_a_row_a_claim(computed: World) -> None:
+    frame = computed.judge().to_frame()
     assert len(frame) == 5 * len(AXES)
     assert {"claim", "verdict", "reasons", "estimate", "low", "high", "null_mean", "p", "margin"} <= set(frame.columns)
 
