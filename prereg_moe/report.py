@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.verdict.decide import REASONS
 
-__all__ = ["FORMATS", "context", "render", "template_name"]
+__all__ = ["FLAGS", "FORMATS", "context", "render", "template_name"]
 
 FORMATS = ("md", "tex")
 FLAGS = {

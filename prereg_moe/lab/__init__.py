@@ -70,6 +70,9 @@ def inspect(folder: Path) -> dict[str, Any]:
     Raises:
         Invalid: the folder holds no loadable model, or one that cannot be intervened on exactly.
     """
-    from prereg_moe.lab.models import discover, load_model  # torch: only here and in the workers
+    import transformers  # torch: only here and in the workers
 
+    from prereg_moe.lab.models import discover, load_model
+
+    transformers.logging.set_verbosity_error()  # its advice is about training and sharding
     return discover(load_model(folder)[0]).describe()

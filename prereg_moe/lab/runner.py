@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -150,46 +150,47 @@ def _work(registry: Registry, frozen: Frozen, shares: list[list[str]]) -> Iterat
 def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
     """Run jobs in processes of their own and yield what they say, until all are done or one fails."""
     context = multiprocessing.get_context("spawn")
-    said: Any = context.Queue()
-    processes = [context.Process(target=_child, args=(job, threads, said, os.getpid()), daemon=True) for job in jobs]
+    processes: list[Any] = []
+    ears: list[Any] = []
     try:
-        for process in processes:
+        for job in jobs:
+            ear: Any
+            ear, mouth = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(job, threads, mouth, os.getpid()), daemon=True)
             process.start()
-        open_jobs = len(processes)
-        while open_jobs:
-            kind, what = _next(said, processes)
-            if kind == "error":
-                name, problems = what
-                raise getattr(errors, name)([Problem(*problem) for problem in problems])
-            if kind == "end":
-                open_jobs -= 1
-            else:
-                yield what
+            mouth.close()  # the child holds the only other end: its death is the end of the pipe
+            processes.append(process)
+            ears.append(ear)
+        while ears:
+            for ear in wait(ears):  # in no order that matters: files are named by what they hold
+                kind, what = _heard(ear)
+                if kind == "error":
+                    name, problems = what
+                    raise getattr(errors, name)([Problem(*problem) for problem in problems])
+                if kind == "end":
+                    ears.remove(ear)
+                else:
+                    yield what
     finally:
         for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+            process.terminate()
+            process.join()
 
 
-def _next(said: Any, processes: Sequence[Any]) -> tuple[str, Any]:
-    while True:
-        try:
-            message: tuple[str, Any] = said.get(timeout=0.5)
-        except queue.Empty:
-            dead = [process.exitcode for process in processes if process.exitcode not in (None, 0)]
-            if dead:
-                raise Stopped(
-                    Problem("worker", f"ended with code {dead[0]}", "what is written stays; run again to go on")
-                ) from None
-        else:
-            return message
+def _heard(ear: Any) -> tuple[str, Any]:
+    try:
+        message: tuple[str, Any] = ear.recv()
+    except EOFError:
+        raise Stopped(
+            Problem("worker", "ended before it was done", "what is written stays; run again to go on")
+        ) from None
+    return message
 
 
 # ------------------------------------------------------------------ the child's shell
 
 
-def _child(job: Job, threads: int, said: Any, parent: int) -> None:
+def _child(job: Job, threads: int, mouth: Any, parent: int) -> None:
     """Run a job in a fresh process: report what it says, and end when the parent is gone."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
@@ -198,15 +199,14 @@ def _child(job: Job, threads: int, said: Any, parent: int) -> None:
         worker.pin(threads)
         name, *arguments = job
         for message in getattr(worker, name)(*arguments):
-            said.put(("said", message))
-        said.put(("end", None))
+            mouth.send(("said", message))
+        mouth.send(("end", None))
     except PreregError as error:
         name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
-        said.put(("error", (name, [(p.where, p.found, p.todo) for p in error.problems])))
+        mouth.send(("error", (name, [(p.where, p.found, p.todo) for p in error.problems])))
     except MemoryError:
-        said.put(("error", ("Stopped", [("worker", "ran out of memory", "register a smaller batch_size")])))
-    said.close()
-    said.join_thread()
+        mouth.send(("error", ("Stopped", [("worker", "ran out of memory", "register a smaller batch_size")])))
+    mouth.close()
 
 
 def _end_with(parent: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prereg_moe import canonical, stats
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
-from prereg_moe.registration import block_alpha, expand, family_names
+from prereg_moe.registration import block_alpha, family_names
 from prereg_moe.registration.schema import Claims, Replication
 from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, effects
@@ -93,7 +93,7 @@ def judge(evidence: Evidence) -> Verdicts:
             "schema": SCHEMA,
             "registration": frozen.digest,
             "evidence": evidence.digest,
-            "study": expand(registration),
+            "study": frozen.document["registration"],
             "families": frozen.document["families"],
             "environment": dict(evidence.environment),
             "conditions": len(frozen.plan),

@@ -5,7 +5,8 @@ largest of
 
 1. randomisation: the family's effect among those of R random expert sets;
 2. the same, step-down max-T over the families of the block;
-3. items x draws: the excess over the mean random set is above the registered minimum effect;
+3. items x draws: the excess over the mean random set is above the registered minimum effect, and
+   the effect itself is above zero (where random sets help, a family that helps less is no module);
 4. selectivity: on - kappa * off > 0 for every off-target axis, bootstrap-t on the binding axis,
    step-down max-T over the families, floored by the largest marginal p.
 
@@ -41,6 +42,7 @@ CONFIRMED, REFUTED, INCONCLUSIVE, INVALID = "CONFIRMED", "REFUTED", "INCONCLUSIV
 REASONS = {
     "ALL_PARTS_HOLD": "every part of the rule holds at its corrected level",
     "NOT_BEYOND_RANDOM": "not distinguishable from random expert sets of the same size",
+    "NOT_HARMED": "masking the family is not shown to harm its own axis",
     "NOT_BEYOND_MINIMUM": "the effect is not shown to exceed the registered minimum",
     "NOT_SELECTIVE": "not shown to spare every other axis",
     "SKEW_UNCONFIRMED": "the data are skewed against the rule and the Welch-t version does not agree",
@@ -114,7 +116,9 @@ class _OnTarget:
     p: NDArray[np.float64]  # each claim alone
     p_adjusted: NDArray[np.float64]
     p_random: NDArray[np.float64]  # parts 1 and 2, corrected
-    p_minimum: NDArray[np.float64]  # part 3, corrected
+    p_minimum: NDArray[np.float64]  # part 3, corrected: the excess
+    p_harm: NDArray[np.float64]  # part 3, corrected: the effect itself
+    effect: NDArray[np.float64]  # the effect itself
     excess: NDArray[np.float64]  # what is compared with the minimum effect
     p_nothing: NDArray[np.float64]  # two one-sided tests: the excess lies inside the minimum effect
     parts: tuple[Mapping[str, Any], ...]
@@ -160,6 +164,9 @@ def _beyond_random(
         assignments=resamples,
         level=inference.interval.level,
     )
+    mean, se, df = _moments(own)
+    harm = stdtr(df, -np.divide(mean, se, out=np.full_like(mean, -np.inf), where=se > 0))
+    harm_adjusted = np.asarray(stats.adjust(harm, "holm"))
     parts = tuple(
         {
             "null": _null(null[family]),
@@ -172,14 +179,17 @@ def _beyond_random(
             "p_randomisation": float(beats.p_randomisation[f]),
             "p_max_t": float(beats.p_maxt[f]),
             "p_items": float(beats.p_items_adjusted[f]),
+            "p_harm": float(harm_adjusted[f]),
         }
         for f, family in enumerate(effects.families)
     )
     return _OnTarget(
-        p=np.maximum(beats.p_randomisation, beats.p_items),
-        p_adjusted=beats.p,
+        p=np.maximum.reduce([beats.p_randomisation, beats.p_items, harm]),
+        p_adjusted=np.maximum(beats.p, harm_adjusted),
         p_random=np.maximum(beats.p_randomisation, beats.p_maxt),
         p_minimum=beats.p_items_adjusted,
+        p_harm=harm_adjusted,
+        effect=mean,
         excess=beats.contrast,
         p_nothing=_inside(beats.contrast, beats.se, beats.df, rule.minimum_effect),
         parts=parts,
@@ -201,17 +211,25 @@ def _beyond_minimum(
     ]
     p = np.array([1.0 if made.p is None else made.p for made in above])
     adjusted = np.asarray(stats.adjust(p, "holm"))
-    mean = np.array([float(exact_mean(delta)) for delta in own])
-    se = np.array([math.sqrt(float(exact_variance(delta)) / delta.size) for delta in own])
+    mean, se, df = _moments(own)
     return _OnTarget(
         p=p,
         p_adjusted=adjusted,
         p_random=np.zeros_like(p),
         p_minimum=adjusted,
+        p_harm=adjusted,  # an effect above a minimum that is not negative is above zero
+        effect=mean,
         excess=mean,
-        p_nothing=_inside(mean, se, np.array([delta.size - 1.0 for delta in own]), rule.minimum_effect),
+        p_nothing=_inside(mean, se, df, rule.minimum_effect),
         parts=tuple({"p_items": float(value)} for value in adjusted),
     )
+
+
+def _moments(own: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean, standard error and degrees of freedom of each family's own effect."""
+    mean = np.array([float(exact_mean(delta)) for delta in own])
+    se = np.array([math.sqrt(float(exact_variance(delta)) / delta.size) for delta in own])
+    return mean, se, np.array([delta.size - 1.0 for delta in own])
 
 
 def _inside(estimate: Any, se: Any, df: Any, margin: float) -> NDArray[np.float64]:
@@ -244,7 +262,7 @@ def _combine(
         flags,
         p=float(max(on.p[index], family.p_marginal)),
         p_adjusted=p_adjusted,
-        margin=float(min(on.excess[index] - rule.minimum_effect, family.binding.psi)),
+        margin=float(min(on.excess[index] - rule.minimum_effect, on.effect[index], family.binding.psi)),
         parts={**on.parts[index], "selectivity": _selectivity(family, welch)},
     )
 
@@ -261,6 +279,7 @@ def _verdict(
         return REFUTED, ("NO_EFFECT",)
     parts = {
         "NOT_BEYOND_RANDOM": on.p_random[index],
+        "NOT_HARMED": "masking the family is not shown to harm its own axis",
         "NOT_BEYOND_MINIMUM": on.p_minimum[index],
         "NOT_SELECTIVE": spared.p[index],
     }
