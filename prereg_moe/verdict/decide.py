@@ -279,7 +279,7 @@ def _verdict(
         return REFUTED, ("NO_EFFECT",)
     parts = {
         "NOT_BEYOND_RANDOM": on.p_random[index],
-        "NOT_HARMED": "masking the family is not shown to harm its own axis",
+        "NOT_HARMED": on.p_harm[index],
         "NOT_BEYOND_MINIMUM": on.p_minimum[index],
         "NOT_SELECTIVE": spared.p[index],
     }
