@@ -149,6 +149,12 @@ REACHED: dict[str, tuple[Effect, str, str, str]] = {
     # reason: effect of the standard model, block, verdict
     "ALL_PARTS_HOLD": (MODULAR, "main", "CONFIRMED", "every part holds"),
     "NOT_BEYOND_RANDOM": (Effect(own=0.0, spread=0.5), "main", "INCONCLUSIVE", "noise"),
+    "NOT_HARMED": (
+        Effect(own=0.5, others=-0.5),
+        "main",
+        "INCONCLUSIVE",
+        "every other mask helps, this one does nothing",
+    ),
     "NOT_BEYOND_MINIMUM": (Effect(own=0.06, spread=0.1), "main", "INCONCLUSIVE", "an effect at the minimum"),
     "NOT_SELECTIVE": (Effect(own=1.0, others=0.4, spread=0.6), "main", "INCONCLUSIVE", "others suffer, nobody knows"),
     "HARMS_ANOTHER_AXIS": (Effect(own=1.0, others=1.0), "main", "REFUTED", "the others suffer as well"),
