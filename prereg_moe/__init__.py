@@ -3,6 +3,7 @@
 The stages of a study, each taking what the one before returned::
 
     registration = load(path)            # Registration
+    diagnosis = diagnose(registration)   # Diagnosis: error rates and power of its rule
     frozen = freeze(registry, id, ...)   # Frozen
     evidence = gather(registry, frozen)  # Evidence (made by `prereg_moe.lab.run`)
     verdicts = judge(evidence)           # Verdicts
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prereg_moe.auditing import Audit, audit
+    from prereg_moe.diagnosing import Diagnosis, diagnose
     from prereg_moe.evidence import Evidence
     from prereg_moe.freezing import Checked, check, freeze, load_frozen
     from prereg_moe.frozen import Frozen
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Audit": "auditing",
     "Checked": "freezing",
+    "Diagnosis": "diagnosing",
     "Evidence": "evidence",
     "Frozen": "frozen",
     "Registration": "registration",
@@ -40,6 +43,7 @@ _HOME = {
     "Verdicts": "verdict",
     "audit": "auditing",
     "check": "freezing",
+    "diagnose": "diagnosing",
     "freeze": "freezing",
     "gather": "store",
     "judge": "verdict",
@@ -51,6 +55,7 @@ _HOME = {
 __all__ = [
     "Audit",
     "Checked",
+    "Diagnosis",
     "Evidence",
     "Frozen",
     "Registration",
@@ -59,6 +64,7 @@ __all__ = [
     "__version__",
     "audit",
     "check",
+    "diagnose",
     "freeze",
     "gather",
     "judge",

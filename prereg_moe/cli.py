@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from prereg_moe import __version__
-from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
+from prereg_moe.errors import Invalid, NotCheckable, PreregError, Problem, Stopped
 
 if TYPE_CHECKING:
     from prereg_moe.atlas.view import Section
@@ -33,9 +33,27 @@ if TYPE_CHECKING:
 __all__ = ["cli", "main"]
 
 _STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
+_STANDS = {
+    "atlas": "routing recorded",
+    "diagnosis": "diagnosed",
+    "freeze": "frozen",
+    "start": "running, or stopped before the end",
+    "finish": "evidence complete",
+    "verdict": "judged",
+    "report": "reported",
+}
 _OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to :func:`main` (Rich would exit with 1, which means something else here)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+_out = _Console(highlight=False, soft_wrap=True)
+_err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _root = click.option(
@@ -61,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(Stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(Stopped.exit_code)
     except Exception as error:  # the one place where a bug becomes a message
         if os.environ.get("PREREG_MOE_DEBUG"):
             raise
@@ -163,6 +181,9 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
     """
     from prereg_moe.freezing import check as check_
 
+    if (registration / "registrations").is_dir():
+        here = sorted(path.parent.name for path in registration.glob("registrations/*/registration.yaml"))
+        raise Invalid(Problem(str(registration), "is a registry", f"check one of {', '.join(here) or 'none'}"))
     if not registration.exists():
         registration = _registry(root).registration(str(registration))
     folder = registration if registration.is_dir() else registration.parent
@@ -202,7 +223,7 @@ def inspect(model: str, as_json: bool) -> None:
         table.add_column(name)
     for layer in found["layers"]:
         table.add_row(
-            *(escape(str(layer.get(name, "-"))) for name in ("index", "router", "n_experts", "top_k", "selects"))
+            *(escape(str(layer.get(name, "-"))) for name in ("layer", "router", "n_experts", "top_k", "selection"))
         )
     _say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
 
@@ -304,6 +325,53 @@ def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("id_", metavar="ID")
+@click.option("--studies", type=click.IntRange(20), help="Simulated studies. Default: as registered, or 200.")
+@click.option("--pilot", metavar="ID", help="A finished registration here whose evidence gives the spread of items.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Worker processes; they cannot change the figures. Default: one a processor.",
+)
+@_root
+@_json
+def diagnose(
+    id_: str, studies: int | None, pilot: str | None, workers: int | None, root: Path | None, as_json: bool
+) -> None:
+    """Simulate the registered rule where the truth is known: its error rates, power, coverage; and seal them.
+
+    \b
+    Example:
+      prereg-moe diagnose testbed --studies 100
+    """
+    from prereg_moe.diagnosing.stage import diagnose_registered
+    from prereg_moe.freezing import unmet_demands
+    from prereg_moe.registration import load
+    from prereg_moe.registry import now
+
+    registry, id_ = _study(root, id_)
+    pilot = None if pilot is None else _study(root or registry.root, pilot)[1]
+    with _progress("diagnose", as_json) as progress:
+        diagnosis, path, head = diagnose_registered(
+            registry,
+            id_,
+            studies=studies,
+            pilot=pilot,
+            workers=workers or _processors(),
+            time=now(),
+            progress=progress,
+        )
+    registration = load(registry.registration(id_) / "registration.yaml")
+    unmet = [str(problem) for problem in unmet_demands(registry, registration)]
+    if as_json:
+        _print_json({**diagnosis.document, "unmet": unmet, "head": head})
+        return
+    _show_diagnosis(diagnosis.document)
+    lines = [*(f"[yellow]not shown:[/] {escape(line)}" for line in unmet), f"wrote {escape(str(path))}", f"head {head}"]
+    _say(None, lines, as_json)
+
+
+@cli.command()
+@click.argument("id_", metavar="ID")
 @_root
 @_json
 def freeze(id_: str, root: Path | None, as_json: bool) -> None:
@@ -315,19 +383,23 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     """
     from prereg_moe import ledger
     from prereg_moe.freezing import freeze as freeze_
+    from prereg_moe.freezing import unmet_demands
     from prereg_moe.registry import now
 
     registry, id_ = _study(root, id_)
     frozen = freeze_(registry, id_, time=now())
+    unmet = [str(problem) for problem in unmet_demands(registry, frozen.registration)]
     head = ledger.head(ledger.parse(registry.ledger()))
     inference = frozen.registration.inference
     lines = [
         f"frozen {frozen.digest}",
         f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
         f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
+        *(f"[yellow]warning:[/] {escape(line)}" for line in unmet),
         f"head {head}",
     ]
-    _say({"registration": frozen.digest, "conditions": len(frozen.plan), "head": head}, lines, as_json)
+    document = {"registration": frozen.digest, "conditions": len(frozen.plan), "head": head, "unmet": unmet}
+    _say(document, lines, as_json)
 
 
 @cli.command()
@@ -382,9 +454,13 @@ def status(id_: str | None, root: Path | None, as_json: bool) -> None:
     seals = ledger.parse(registry.ledger())
     folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
     names = [_study(root, id_)[1]] if id_ else folders
-    stages = {name: ledger.stage(seals, name) or "authored" for name in names}
+    stages = {name: _STANDS.get(ledger.stage(seals, name) or "", "written") for name in names}
     lines = [f"{escape(name)}: {stage}" for name, stage in stages.items()] or ["no registration here"]
-    _say({"registrations": stages, "head": ledger.head(seals)}, [*lines, f"head {ledger.head(seals)}"], as_json)
+    _say(
+        {"registrations": stages, "head": ledger.head(seals)},
+        [*lines, f"head {ledger.head(seals) or 'none: nothing is sealed yet'}"],
+        as_json,
+    )
 
 
 @cli.command()
@@ -495,9 +571,10 @@ def _audited(path: Path, root: Path | None) -> tuple[Registry, list[str]]:
         registry = Registry(path.resolve())
         seals, _ = ledger.examine(registry.ledger())
         folders = sorted(entry.parent.name for entry in (path / "registrations").glob("*/frozen.json"))
-        return registry, list(dict.fromkeys([*(seal.registration for seal in seals), *folders])) or [
-            path.resolve().name
-        ]
+        ids = list(dict.fromkeys([*(seal.registration for seal in seals), *folders]))
+        if not ids:
+            raise NotCheckable(Problem(str(path), "holds nothing that was sealed", "there is nothing to audit yet"))
+        return registry, ids
     if path.is_dir() and path.resolve().parent.name in ("registrations", "reports"):
         return Registry(path.resolve().parent.parent), [path.resolve().name]
     registry, id_ = _study(root, str(path))
@@ -579,18 +656,20 @@ def _show_verdicts(document: Any) -> None:
 
     confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
     table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("claim", "on-target", "random", "worst off", "margin", "adj. p", "verdict"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("claim", overflow="fold")
+    table.add_column("verdict", no_wrap=True, min_width=max(map(len, _STYLE)))  # the one thing that is never cut
+    for name in ("on-target", "random", "worst off", "margin", "adj. p"):
+        table.add_column(name, overflow="fold")
     for entry in confirmatory or document["verdicts"]:
         estimates = entry["estimates"]
         table.add_row(
             escape(entry["claim"]),
+            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
             interval(estimates["on"]),
             effect(estimates["null"]["mean"]) if "null" in estimates else "-",
             f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
             effect(entry["margin"]),
             p_value(entry["p_adjusted"]),
-            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
         )
     _out.print(table)
     for entry in confirmatory:
@@ -599,6 +678,40 @@ def _show_verdicts(document: Any) -> None:
     for control in document["controls"]:
         held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
         _out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")
+
+
+def _show_diagnosis(document: Any) -> None:
+    settings = document["settings"]
+    if settings["resamples"] < settings["registered_resamples"]:
+        fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"
+        _out.print(f"[dim]simulated with {fewer}[/]")
+    table = Table(
+        title=f"percent of {settings['studies']} studies", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
+    columns = ("scenario", "error: selectivity", "error: minimum", "power", "coverage", "flips", "detectable")
+    for name in columns:
+        table.add_column(name)
+    for name, figures in document["scenarios"].items():
+        error, factor = figures["family_wise_error"], figures["minimum_detectable_effect"]["factor"]
+        table.add_row(
+            escape(name),
+            *(
+                _percent(rate)
+                for rate in (
+                    error["selectivity"],
+                    error["minimum_effect"],
+                    figures["power"]["each"],
+                    figures["coverage"]["on"],
+                    figures["flips"],
+                )
+            ),
+            "-" if factor is None else f"{factor:.2f} x planned",
+        )
+    _out.print(table)
+
+
+def _percent(rate: Any) -> str:
+    return f"{100 * rate['estimate']:.1f} ({100 * rate['low']:.1f}..{100 * rate['high']:.1f})"
 
 
 def _show_audit(result: Any) -> None:

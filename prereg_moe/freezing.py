@@ -377,7 +377,7 @@ def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledg
     if sealed != digest:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
     document = canonical.read(path)
-    if document["document"] != canonical.digest_file(path.parent / "registration.yaml"):
+    if document.get("registration") != canonical.digest(expand(registration)):
         raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
     if registration.diagnosis is not None:
         problems = demand.incomplete(registration.diagnosis, document)

@@ -102,8 +102,7 @@ def test_concepts_lists_the_flags() -> None:
 
 
 def test_concepts_lists_the_stages_of_the_ledger() -> None:
-    planned = {"diagnosis"}  # the ledger has a place for it; no command writes it yet
-    assert set(_table("Stages and their seals")) == set(FOLLOWS) - planned
+    assert set(_table("Stages and their seals")) == set(FOLLOWS)
 
 
 def test_concepts_lists_the_exit_codes() -> None:

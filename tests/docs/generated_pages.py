@@ -24,7 +24,20 @@ from prereg_moe.registration import schema
 from prereg_moe.rules import NAMED, QUANTITIES
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("demo", "init", "check", "inspect", "atlas", "freeze", "run", "status", "verdict", "report", "audit")
+COMMANDS = (
+    "demo",
+    "init",
+    "check",
+    "inspect",
+    "atlas",
+    "diagnose",
+    "freeze",
+    "run",
+    "status",
+    "verdict",
+    "report",
+    "audit",
+)
 _WIDTH = 100
 
 
