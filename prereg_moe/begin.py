@@ -10,6 +10,7 @@ from typing import Any
 from prereg_moe import canonical
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.registration import Registration, load
+from prereg_moe.registry import find_source
 
 __all__ = ["MODELS", "begin", "json_schema"]
 
@@ -36,7 +37,10 @@ def begin(root: Path, id_: str, study: str, model: str) -> list[Path]:
     text = Template((_TEMPLATES / f"{study}.yaml").read_text("utf-8")).substitute(
         id=id_, model=MODELS.get(model, model)
     )
-    if load(text.encode()).id != id_:  # a malformed id or source is said before anything is written
+    # a malformed id or source is said before anything is written
+    registration = load(text.encode())
+    find_source(registration.models["subject"].source, target.parent, root)
+    if registration.id != id_:
         raise Invalid(Problem("--id", f"{id_!r} is not an id", "use letters, digits, - and _"))
     schema = root / "registrations" / "registration.schema.json"
     canonical.write(schema, (json.dumps(json_schema(), indent=1, sort_keys=True) + "\n").encode())

@@ -107,6 +107,13 @@ def block_alpha(registration: Registration, claims: Claims) -> float:
     return registration.inference.alpha / (confirmatory if claims.tier == "confirmatory" else 1)
 
 
+_SPELLING = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "a name has letters, digits, - and _, and at most 64 of them",
+    r"^[0-9]{1,20}$": "a seed has 1 to 20 digits",
+    r"^(0|[1-9][0-9]{0,3})$": "a layer is a number",
+}
+
+
 def _problem(detail: Any, value: Any) -> Problem:
     """Return pydantic's finding in our words, with the place an author would look at."""
     path = _authored(detail["loc"], value)
@@ -125,6 +132,10 @@ def _problem(detail: Any, value: Any) -> Problem:
         return Problem(where, f"is {found!r}", f"expected {expected}")
     if kind == "union_tag_not_found":
         return Problem(where, "has no kind", "say which kind it is")
+    if kind == "string_type":
+        return Problem(where, f"is {_short(detail['input'])}", "it is text: put it in quotes")
+    if kind == "string_pattern_mismatch":
+        return Problem(where, f"is {_short(detail['input'])}", _SPELLING[context["pattern"]])
     return Problem(where, f"{detail['msg'][0].lower()}{detail['msg'][1:]} (found {_short(detail['input'])})")
 
 
