@@ -42,6 +42,14 @@ def test_an_honest_study_holds_at_every_stage(world_at: Callable[[str], World]) 
         assert len(held) == steps - (stage != "recorded"), (stage, held)  # no head was given
 
 
+def test_an_atlas_edited_before_the_freeze_is_found(world_at: Callable[[str], World]) -> None:
+    world = world_at("recorded")
+    replace(world.folder / "atlas.json", b"40", b"41")
+    result = world.audit()
+    assert result.exit_code == TAMPERED
+    assert "atlas.json" in failed(result)["sealed files"]
+
+
 def test_an_audit_writes_nothing(reported: World) -> None:
     before = tree(reported.root)
     reported.audit(head_of(reported))
