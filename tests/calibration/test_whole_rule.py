@@ -10,6 +10,7 @@ cell is drawn by ``default_rng([cell, i])`` and judged with seed i; none of it w
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections import Counter
@@ -20,8 +21,11 @@ import numpy as np
 import pytest
 from scenarios import BOUNDARY, POWER, SCENARIOS, Scenario, Study, simulate
 from scipy.stats import beta
+from world import registration
 
 from prereg_moe import stats
+from prereg_moe.diagnosing import diagnose
+from prereg_moe.registration import parse
 from prereg_moe.registration.schema import Claims, ExpressionRule, Inference, ModularRule
 from prereg_moe.verdict.decide import CONFIRMED, REFUTED, decide
 from prereg_moe.verdict.estimate import Effects, Interval
@@ -153,6 +157,28 @@ def test_whole_rule(truth: str, scenario: Scenario, units: int):
             assert bound(seen["any"], seen["studies"]) <= BOUND_AT_MOST
         else:  # a quick look can only find what is far beyond the bar
             assert 100 * float(beta.ppf(0.01, max(seen["any"], 1), seen["studies"] - seen["any"] + 1)) <= BOUND_AT_MOST
+
+
+def test_diagnose_agrees_with_the_simulated_truth():
+    """One family and four axes: the design in which the scenarios here are those of `diagnose`."""
+    document = registration()
+    document["axes"] = {f"axis {a}".replace(" ", "-"): {"domain": "language"} for a in range(4)}
+    document["families"][0]["axes"] = ["axis-0"]
+    document["measures"] = {"nll": document["measures"]["nll"] | {"items": 30}}
+    document["controls"] = {"null": {"kind": "random_sets", "draws": DRAWS, "seed": "7"}}
+    document |= {"claims": document["claims"][:1], "replication": []}
+    found = diagnose(parse(document), ["skewed"], studies=max(20, POWER_STUDIES)).document["scenarios"]["skewed"]
+    pairs = {
+        SELECTIVITY: found["family_wise_error"]["selectivity"],
+        MINIMUM_EFFECT: found["family_wise_error"]["minimum_effect"],
+        REGISTERED: found["power"]["each"],
+    }
+    for truth, predicted in pairs.items():
+        seen = _counts[truth, "equal skew", 30, 1]
+        studies, of = seen["studies"], predicted["of"]
+        pooled = (seen["any"] + predicted["estimate"] * of) / (studies + of)
+        se = math.sqrt(pooled * (1 - pooled) * (1 / studies + 1 / of))
+        assert abs(predicted["estimate"] - seen["any"] / studies) <= 3.3 * se + 1e-12, truth
 
 
 def test_the_page_has_the_whole_rule():
