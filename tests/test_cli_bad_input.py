@@ -482,7 +482,6 @@ def test_a_run_refuses(name: str, frozen: World, run_cli: Cli) -> None:
     assert not frozen.evidence
 
 
-@pytest.mark.xfail(reason="`lab.run` seals the start before it compares the pins", strict=True)
 @pytest.mark.parametrize("name", CANNOT_RUN)
 def test_a_refused_run_leaves_the_ledger_as_it_was(name: str, frozen: World, run_cli: Cli) -> None:
     spoil, code, _ = CANNOT_RUN[name]

@@ -46,15 +46,15 @@ def run(registry: Registry, id_: str, *, workers: int, time: str, progress: Prog
     """
     frozen = load_frozen(registry, id_)
     seals = ledger.parse(registry.ledger())
-    if ledger.stage(seals, id_) not in ("freeze", "start"):
-        done = runner.run(registry, frozen, workers=workers, progress=progress)  # files that went missing since
-        store.gather(registry, frozen)
-        return done, ledger.head(seals)
-    registry.seal(
-        "start", id_, [], time=time, body={"workers": workers, "missing": len(runner.missing(registry, frozen))}
-    )
-    done = runner.run(registry, frozen, workers=workers, progress=progress)
-    return done, store.finish(registry, frozen, time=time)
+    todo = runner.prepare(registry, frozen)
+    open_ = ledger.stage(seals, id_) in ("freeze", "start")
+    if open_:
+        registry.seal("start", id_, [], time=time, body={"workers": workers, "missing": len(todo)})
+    runner.run(registry, frozen, todo, workers=workers, progress=progress)
+    if open_:
+        return len(todo), store.finish(registry, frozen, time=time)
+    store.gather(registry, frozen)  # files that went missing since are back, byte for byte
+    return len(todo), ledger.head(seals)
 
 
 def outlook(registry: Registry, id_: str) -> tuple[int, int]:

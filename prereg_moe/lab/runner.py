@@ -26,7 +26,7 @@ from prereg_moe.frozen import Frozen
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
-__all__ = ["make_atlas", "missing", "run"]
+__all__ = ["make_atlas", "missing", "prepare", "run"]
 
 ATLAS_SCHEMA = "prereg-moe/atlas/1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -53,40 +53,41 @@ def missing(registry: Registry, frozen: Frozen) -> list[str]:
     return todo
 
 
-def run(
-    registry: Registry,
-    frozen: Frozen,
-    *,
-    workers: int,
-    progress: Progress,
-    digests: Sequence[str] | None = None,
-) -> int:
-    """Compute the missing conditions and return how many there were.
-
-    Args:
-        registry: where evidence is written.
-        frozen: the frozen registration.
-        workers: processes; cannot change the evidence.
-        progress: called after every condition.
-        digests: compute these instead of everything missing.
+def prepare(registry: Registry, frozen: Frozen) -> list[str]:
+    """Return the missing conditions, having checked that they could be computed and written.
 
     Raises:
         Tampered: what the registration names is no longer what was frozen.
-        Stopped: a guard fired, or a file could not be written.
+        NotCheckable: it is not on this machine.
+        Stopped: evidence could not be written.
     """
     changed, absent = compare_pins(registry, frozen)
     if changed:
         raise Tampered(changed)
     if absent:
         raise NotCheckable(absent)
-    todo = missing(registry, frozen) if digests is None else list(digests)
-    if not todo:
-        return 0
-    _writable(registry.evidence(frozen.registration.id))
-    shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
+    todo = missing(registry, frozen)
+    if todo:
+        _writable(registry.evidence(frozen.registration.id))
+    return todo
+
+
+def run(registry: Registry, frozen: Frozen, digests: Sequence[str], *, workers: int, progress: Progress) -> None:
+    """Compute the conditions named and write their evidence.
+
+    Args:
+        registry: where evidence is written.
+        frozen: the frozen registration.
+        digests: the conditions.
+        workers: processes; cannot change the evidence.
+        progress: called after every condition.
+
+    Raises:
+        Stopped: a guard fired, or a file could not be written.
+    """
+    shares = [list(digests[index::workers]) for index in range(min(workers, len(digests)))]
     for done, label in enumerate(_work(registry, frozen, shares), start=1):
-        progress(done, len(todo), label)
-    return len(todo)
+        progress(done, len(digests), label)
 
 
 def make_atlas(registry: Registry, registration: Registration, *, progress: Progress) -> dict[str, Any]:
