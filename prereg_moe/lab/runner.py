@@ -172,6 +172,8 @@ def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
                     ears.remove(ear)
                 else:
                     yield what
+        for process in processes:
+            process.join()  # let them end by themselves, so that they clean up behind themselves
     finally:
         for process in processes:
             process.terminate()

@@ -1,6 +1,6 @@
 """The command line: one verb a stage, each a thin call into the library.
 
-Only this module prints. It imports a stage when its verb is used, so that ``--help``, ``check``,
+What is printed is in `show`. A stage is imported when its verb is used, so that ``--help``, ``check``,
 ``freeze`` and ``status`` start without scipy, and nothing but the lab's workers loads torch.
 An expected error is one line a problem (what, where, what to do) and the exit code of its
 fault; with ``--json`` the last line of output is one JSON document.
@@ -8,52 +8,24 @@ fault; with ``--json`` the last line of output is one JSON document.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from prereg_moe import __version__
+from prereg_moe.cli import show
 from prereg_moe.errors import Invalid, NotCheckable, PreregError, Problem, Stopped
 
 if TYPE_CHECKING:
-    from prereg_moe.atlas.view import Section
     from prereg_moe.registry import Registry
 
 __all__ = ["cli", "main"]
-
-_STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
-_STANDS = {
-    "atlas": "routing recorded",
-    "diagnosis": "diagnosed",
-    "freeze": "frozen",
-    "start": "running, or stopped before the end",
-    "finish": "evidence complete",
-    "verdict": "judged",
-    "report": "reported",
-}
-_OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
-
-
-class _Console(Console):
-    """A console that leaves a closed pipe to :func:`main` (Rich would exit with 1, which means something else here)."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
-
-
-_out = _Console(highlight=False, soft_wrap=True)
-_err = _Console(stderr=True, highlight=False, soft_wrap=True)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _root = click.option(
@@ -75,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(Invalid.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _err.print("interrupted; what is written stays, run the command again to go on")
+        show.err.print("interrupted; what is written stays, run the command again to go on")
         sys.exit(Stopped.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,17 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # the one place where a bug becomes a message
         if os.environ.get("PREREG_MOE_DEBUG"):
             raise
-        _err.print(f"[red]a bug in prereg-moe:[/] {escape(repr(error))}; set PREREG_MOE_DEBUG=1 to see where")
+        show.err.print(f"[red]a bug in prereg-moe:[/] {escape(repr(error))}; set PREREG_MOE_DEBUG=1 to see where")
         sys.exit(Stopped.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(error: PreregError, *, as_json: bool) -> None:
     for problem in error.problems:
-        _err.print(f"[red]error:[/] {escape(str(problem))}")
+        show.err.print(f"[red]error:[/] {escape(str(problem))}")
     if as_json:
         problems = [{"where": p.where, "found": p.found, "todo": p.todo} for p in error.problems]
-        _print_json({"exit_code": error.exit_code, "problems": problems})
+        show.print_json({"exit_code": error.exit_code, "problems": problems})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -122,15 +94,15 @@ def demo(folder: Path, workers: int | None, as_json: bool) -> None:
     from prereg_moe.demo import demo as demo_
 
     folder = folder.resolve()
-    with _steps(as_json) as steps:
+    with show.steps(as_json) as steps:
         shown = demo_(folder, workers=workers or _processors(), steps=steps)
     if as_json:
-        _print_json(shown.summary)
+        show.print_json(shown.summary)
     else:
-        _show_verdicts(shown.verdicts)
+        show.show_verdicts(shown.verdicts)
         for name, value in shown.summary.items():
-            _out.print(f"{name:13} {escape(str(value))}")
-        _out.print(
+            show.out.print(f"{name:13} {escape(str(value))}")
+        show.out.print(
             f"\nAudit it again: prereg-moe audit {escape(os.path.relpath(folder))} --head {shown.summary['head']}"
         )
     sys.exit(shown.summary["audit"])
@@ -163,7 +135,7 @@ def init(folder: Path, id_: str, study: str, model: str, as_json: bool) -> None:
     from prereg_moe.begin import begin
 
     written = begin(folder.resolve(), id_, study, model)
-    _say({"files": [str(path) for path in written]}, [f"wrote {escape(str(path))}" for path in written], as_json)
+    show.say({"files": [str(path) for path in written]}, [f"wrote {escape(str(path))}" for path in written], as_json)
 
 
 @cli.command()
@@ -202,7 +174,7 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
         *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
         *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
     ]
-    _say(document, lines, as_json)
+    show.say(document, lines, as_json)
 
 
 @cli.command()
@@ -225,7 +197,7 @@ def inspect(model: str, as_json: bool) -> None:
         table.add_row(
             *(escape(str(layer.get(name, "-"))) for name in ("layer", "router", "n_experts", "top_k", "selection"))
         )
-    _say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
+    show.say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
 
 
 def _ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -299,7 +271,7 @@ def _describe_mass(
         exclude=exclude,
         size=size,
     )
-    _say(document, [*_sections(view_released(document))], as_json)
+    show.say(document, [*show.tables(view_released(document))], as_json)
 
 
 def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
@@ -311,7 +283,7 @@ def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
     from prereg_moe.registry import now
 
     registry, id_ = _study(root, name)
-    with _progress("atlas", as_json) as progress:
+    with show.progress("atlas", as_json) as progress:
         head = lab.atlas(registry, id_, time=now(), progress=progress)
     path = registry.registration(id_) / "atlas.json"
     registration = load(registry.registration(id_) / "registration.yaml")
@@ -319,8 +291,8 @@ def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
         model: describe_registered(registration, RoutingAtlas.from_json(table))
         for model, table in canonical.read(path)["models"].items()
     }
-    lines = [*_sections(view_registered(models)), f"wrote {escape(str(path))}", f"head {head}"]
-    _say({"atlas_file": str(path), "head": head, "models": models}, lines, as_json)
+    lines = [*show.tables(view_registered(models)), f"wrote {escape(str(path))}", f"head {head}"]
+    show.say({"atlas_file": str(path), "head": head, "models": models}, lines, as_json)
 
 
 @cli.command()
@@ -350,7 +322,7 @@ def diagnose(
 
     registry, id_ = _study(root, id_)
     pilot = None if pilot is None else _study(root or registry.root, pilot)[1]
-    with _progress("diagnose", as_json) as progress:
+    with show.progress("diagnose", as_json) as progress:
         diagnosis, path, head = diagnose_registered(
             registry,
             id_,
@@ -363,11 +335,11 @@ def diagnose(
     registration = load(registry.registration(id_) / "registration.yaml")
     unmet = [str(problem) for problem in unmet_demands(registry, registration)]
     if as_json:
-        _print_json({**diagnosis.document, "unmet": unmet, "head": head})
+        show.print_json({**diagnosis.document, "unmet": unmet, "head": head})
         return
-    _show_diagnosis(diagnosis.document)
+    show.show_diagnosis(diagnosis.document)
     lines = [*(f"[yellow]not shown:[/] {escape(line)}" for line in unmet), f"wrote {escape(str(path))}", f"head {head}"]
-    _say(None, lines, as_json)
+    show.say(None, lines, as_json)
 
 
 @cli.command()
@@ -399,7 +371,7 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
         f"head {head}",
     ]
     document = {"registration": frozen.digest, "conditions": len(frozen.plan), "head": head, "unmet": unmet}
-    _say(document, lines, as_json)
+    show.say(document, lines, as_json)
 
 
 @cli.command()
@@ -425,16 +397,16 @@ def run(id_: str, dry_run: bool, workers: int | None, root: Path | None, as_json
     registry, id_ = _study(root, id_)
     if dry_run:
         conditions, scores = lab.outlook(registry, id_)
-        _say(
+        show.say(
             {"missing": conditions, "item_scores": scores},
             [f"{conditions} conditions missing, {scores} item scores"],
             as_json,
         )
         return
-    with _progress("run", as_json) as progress:
+    with show.progress("run", as_json) as progress:
         done, head = lab.run(registry, id_, workers=workers or _processors(), time=now(), progress=progress)
     what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
-    _say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
+    show.say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
 
 
 @cli.command()
@@ -454,9 +426,9 @@ def status(id_: str | None, root: Path | None, as_json: bool) -> None:
     seals = ledger.parse(registry.ledger())
     folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
     names = [_study(root, id_)[1]] if id_ else folders
-    stages = {name: _STANDS.get(ledger.stage(seals, name) or "", "written") for name in names}
+    stages = {name: show.STANDS.get(ledger.stage(seals, name) or "", "written") for name in names}
     lines = [f"{escape(name)}: {stage}" for name, stage in stages.items()] or ["no registration here"]
-    _say(
+    show.say(
         {"registrations": stages, "head": ledger.head(seals)},
         [*lines, f"head {ledger.head(seals) or 'none: nothing is sealed yet'}"],
         as_json,
@@ -478,13 +450,13 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe.stages import verdict as judge
 
     registry, id_ = _study(root, id_)
-    with _waiting("judging", as_json):
+    with show.waiting("judging", as_json):
         verdicts, head = judge(registry, id_, time=now())
     if as_json:
-        _print_json({**verdicts.document, "head": head})
+        show.print_json({**verdicts.document, "head": head})
         return
-    _show_verdicts(verdicts.document)
-    _out.print(f"head {head}")
+    show.show_verdicts(verdicts.document)
+    show.out.print(f"head {head}")
 
 
 @cli.command()
@@ -505,7 +477,7 @@ def report(id_: str, formats: str, root: Path | None, as_json: bool) -> None:
     registry, id_ = _study(root, id_)
     written, head = render(registry, id_, [name.strip() for name in formats.split(",")], time=now())
     lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]
-    _say({"files": [str(path) for path in written], "head": head}, lines, as_json)
+    show.say({"files": [str(path) for path in written], "head": head}, lines, as_json)
 
 
 @cli.command()
@@ -525,14 +497,14 @@ def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) ->
     from prereg_moe.auditing import audit as audit_
 
     registry, ids = _audited(path, root)
-    with _waiting("recomputing", as_json):
+    with show.waiting("recomputing", as_json):
         results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
     code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
     if as_json:
-        _print_json({"exit_code": code, "registrations": [_audit_json(result) for result in results]})
+        show.print_json({"exit_code": code, "registrations": [show.audit_json(result) for result in results]})
     else:
         for result in results:
-            _show_audit(result)
+            show.show_audit(result)
     sys.exit(code)
 
 
@@ -583,155 +555,3 @@ def _audited(path: Path, root: Path | None) -> tuple[Registry, list[str]]:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# ------------------------------------------------------------------ showing things
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, ensure_ascii=False, sort_keys=True))
-
-
-def _say(document: Any, lines: Sequence[Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(document)
-        return
-    for line in lines:
-        _out.print(line)
-
-
-def _waiting(title: str, as_json: bool) -> AbstractContextManager[Any]:
-    """Show a person, on stderr, that something of unknown length goes on."""
-    return nullcontext() if as_json else _err.status(title)
-
-
-def _sections(sections: Iterable[Section]) -> Iterator[Any]:
-    """Yield what a person sees of titled tables and sentences."""
-    for section in sections:
-        yield f"[bold]{escape(section.title)}[/]"
-        if section.columns:
-            table = Table(box=None, padding=(0, 1 if len(section.columns) > 8 else 2, 0, 0))
-            for name in section.columns:
-                table.add_column(escape(name), overflow="fold")
-            for row in section.rows:
-                table.add_row(*map(escape, row))
-            yield table
-        yield from map(escape, section.lines)
-        yield ""
-
-
-@contextmanager
-def _progress(title: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
-    """Show what is done of one stage and the time that remains."""
-    with _steps(as_json) as steps:
-        yield steps(title)
-
-
-@contextmanager
-def _steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
-    """Show a bar a stage, on stderr and only to a person."""
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[label]}"),
-    )
-    with Progress(*columns, console=_err, disable=as_json or not _err.is_terminal) as bar:
-
-        def step(title: str) -> Callable[[int, int, str], None]:
-            task = bar.add_task(title, total=None, label="")
-
-            def update(done: int, total: int, label: str) -> None:
-                bar.update(task, completed=done, total=total, label=escape(label))
-
-            return update
-
-        yield step
-
-
-def _show_verdicts(document: Any) -> None:
-    from prereg_moe.report import effect, interval, p_value
-
-    confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
-    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("claim", overflow="fold")
-    table.add_column("verdict", no_wrap=True, min_width=max(map(len, _STYLE)))  # the one thing that is never cut
-    for name in ("on-target", "random", "worst off", "margin", "adj. p"):
-        table.add_column(name, overflow="fold")
-    for entry in confirmatory or document["verdicts"]:
-        estimates = entry["estimates"]
-        table.add_row(
-            escape(entry["claim"]),
-            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
-            interval(estimates["on"]),
-            effect(estimates["null"]["mean"]) if "null" in estimates else "-",
-            f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
-            effect(entry["margin"]),
-            p_value(entry["p_adjusted"]),
-        )
-    _out.print(table)
-    for entry in confirmatory:
-        if entry["verdict"] != "CONFIRMED":
-            _out.print(f"[dim]{escape(entry['claim'])}: {', '.join([*entry['reasons'], *entry['flags']])}[/]")
-    for control in document["controls"]:
-        held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
-        _out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")
-
-
-def _show_diagnosis(document: Any) -> None:
-    settings = document["settings"]
-    if settings["resamples"] < settings["registered_resamples"]:
-        fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"
-        _out.print(f"[dim]simulated with {fewer}[/]")
-    table = Table(
-        title=f"percent of {settings['studies']} studies", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    columns = ("scenario", "error: selectivity", "error: minimum", "power", "coverage", "flips", "detectable")
-    for name in columns:
-        table.add_column(name)
-    for name, figures in document["scenarios"].items():
-        error, factor = figures["family_wise_error"], figures["minimum_detectable_effect"]["factor"]
-        table.add_row(
-            escape(name),
-            *(
-                _percent(rate)
-                for rate in (
-                    error["selectivity"],
-                    error["minimum_effect"],
-                    figures["power"]["each"],
-                    figures["coverage"]["on"],
-                    figures["flips"],
-                )
-            ),
-            "-" if factor is None else f"{factor:.2f} x planned",
-        )
-    _out.print(table)
-
-
-def _percent(rate: Any) -> str:
-    return f"{100 * rate['estimate']:.1f} ({100 * rate['low']:.1f}..{100 * rate['high']:.1f})"
-
-
-def _show_audit(result: Any) -> None:
-    _out.print(f"[bold]{escape(result.registration)}[/], head {result.head}")
-    for finding in result.findings:
-        _out.print(f"{finding.step:2} {finding.name:18} [{_OUTCOME[finding.outcome]}]{finding.outcome}[/]")
-        for detail in finding.details:
-            _out.print(f"   {escape(detail)}", style="dim" if finding.outcome == "holds" else "")
-    _out.print(
-        "This shows that the record agrees with itself and with the head given, not that nothing was run before it."
-    )
-
-
-def _audit_json(result: Any) -> dict[str, Any]:
-    return {
-        "registration": result.registration,
-        "head": result.head,
-        "exit_code": result.exit_code,
-        "findings": [
-            {"step": f.step, "name": f.name, "outcome": f.outcome, "details": list(f.details), "exit_code": f.exit_code}
-            for f in result.findings
-        ],
-    }

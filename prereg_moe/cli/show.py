@@ -1,0 +1,215 @@
+"""What the command line shows: tables, bars and JSON documents. Only here is anything printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from prereg_moe.atlas.view import Section
+
+__all__ = [
+    "STANDS",
+    "audit_json",
+    "err",
+    "out",
+    "print_json",
+    "progress",
+    "say",
+    "show_audit",
+    "show_diagnosis",
+    "show_verdicts",
+    "steps",
+    "tables",
+    "waiting",
+]
+
+_STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
+STANDS = {
+    "atlas": "routing recorded",
+    "diagnosis": "diagnosed",
+    "freeze": "frozen",
+    "start": "running, or stopped before the end",
+    "finish": "evidence complete",
+    "verdict": "judged",
+    "report": "reported",
+}
+_OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `main` (Rich would exit with 1, which means something else here)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False, soft_wrap=True)
+err = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on one line."""
+    click.echo(json.dumps(document, ensure_ascii=False, sort_keys=True))
+
+
+def say(document: Any, lines: Sequence[Any], as_json: bool) -> None:
+    """Print the document for a program, or the lines for a person."""
+    if as_json:
+        print_json(document)
+        return
+    for line in lines:
+        out.print(line)
+
+
+def waiting(title: str, as_json: bool) -> AbstractContextManager[Any]:
+    """Show a person, on stderr, that something of unknown length goes on."""
+    return nullcontext() if as_json else err.status(title)
+
+
+def tables(sections: Iterable[Section]) -> Iterator[Any]:
+    """Yield what a person sees of titled tables and sentences."""
+    for section in sections:
+        yield f"[bold]{escape(section.title)}[/]"
+        if section.columns:
+            table = Table(box=None, padding=(0, 1 if len(section.columns) > 8 else 2, 0, 0))
+            for name in section.columns:
+                table.add_column(escape(name), overflow="fold")
+            for row in section.rows:
+                table.add_row(*map(escape, row))
+            yield table
+        yield from map(escape, section.lines)
+        yield ""
+
+
+@contextmanager
+def progress(title: str, as_json: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Show what is done of one stage and the time that remains."""
+    with steps(as_json) as step:
+        yield step(title)
+
+
+@contextmanager
+def steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], None]]]:
+    """Show a bar a stage, on stderr and only to a person."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[label]}"),
+    )
+    with Progress(*columns, console=err, disable=as_json or not err.is_terminal) as bar:
+
+        def step(title: str) -> Callable[[int, int, str], None]:
+            task = bar.add_task(title, total=None, label="")
+
+            def update(done: int, total: int, label: str) -> None:
+                bar.update(task, completed=done, total=total, label=escape(label))
+
+            return update
+
+        yield step
+
+
+def show_verdicts(document: Any) -> None:
+    """Print the confirmatory verdicts of a verdict document, and how its controls came out."""
+    from prereg_moe.report import effect, interval, p_value
+
+    confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
+    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("claim", overflow="fold")
+    table.add_column("verdict", no_wrap=True, min_width=max(map(len, _STYLE)))  # the one thing that is never cut
+    for name in ("on-target", "random", "worst off", "margin", "adj. p"):
+        table.add_column(name, overflow="fold")
+    for entry in confirmatory or document["verdicts"]:
+        estimates = entry["estimates"]
+        table.add_row(
+            escape(entry["claim"]),
+            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+            interval(estimates["on"]),
+            effect(estimates["null"]["mean"]) if "null" in estimates else "-",
+            f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
+            effect(entry["margin"]),
+            p_value(entry["p_adjusted"]),
+        )
+    out.print(table)
+    for entry in confirmatory:
+        if entry["verdict"] != "CONFIRMED":
+            out.print(f"[dim]{escape(entry['claim'])}: {', '.join([*entry['reasons'], *entry['flags']])}[/]")
+    for control in document["controls"]:
+        held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
+        out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")
+
+
+def show_diagnosis(document: Any) -> None:
+    """Print a diagnosis, one row a scenario."""
+    settings = document["settings"]
+    if settings["resamples"] < settings["registered_resamples"]:
+        fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"
+        out.print(f"[dim]simulated with {fewer}[/]")
+    title = f"percent of {settings['studies']} studies, beside it the end of the 95% interval that counts"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("scenario", "off at limit", "at minimum", "power", "controls", "coverage", "flips", "needs"):
+        table.add_column(column, no_wrap=True)
+    for name, figures in document["scenarios"].items():
+        errors, factor = figures["family_wise_error"], figures["minimum_detectable_effect"]["factor"]
+        power = figures["power"]["each"]
+        table.add_row(
+            escape(name),
+            *(
+                f"{100 * errors[kind]['estimate']:.1f}<{100 * errors[kind]['high']:.1f}"
+                for kind in ("selectivity", "minimum_effect")
+            ),
+            f"{100 * power['estimate']:.0f}>{100 * power['low']:.0f}",
+            "/".join(_percent(figures["controls"].get(role)) for role in ("positive", "negative")),
+            _percent(figures["coverage"]["on"]),
+            _percent(figures["flips"]),
+            "-" if factor is None else f"{factor:.1f}x",
+        )
+    out.print(table)
+    out.print(
+        "[dim]off at limit, at minimum: any family wrongly confirmed there; power: a claim confirmed as planned, after "
+        "the controls; controls: how often the positive and the negative one pass; coverage: intervals that hold; flips: verdicts that differ "
+        "between two replications; needs: planned effects times this give the power demanded (or 80%), controls "
+        "aside[/]"
+    )
+
+
+def _percent(rate: Any) -> str:
+    return "-" if rate is None else f"{100 * rate['estimate']:.0f}"
+
+
+def show_audit(result: Any) -> None:
+    """Print the numbered findings of an audit."""
+    out.print(f"[bold]{escape(result.registration)}[/], head {result.head}")
+    for finding in result.findings:
+        out.print(f"{finding.step:2} {finding.name:18} [{_OUTCOME[finding.outcome]}]{finding.outcome}[/]")
+        for detail in finding.details:
+            out.print(f"   {escape(detail)}", style="dim" if finding.outcome == "holds" else "")
+    out.print(
+        "This shows that the record agrees with itself and with the head given, not that nothing was run before it."
+    )
+
+
+def audit_json(result: Any) -> dict[str, Any]:
+    """Return the findings of an audit as plain JSON."""
+    return {
+        "registration": result.registration,
+        "head": result.head,
+        "exit_code": result.exit_code,
+        "findings": [
+            {"step": f.step, "name": f.name, "outcome": f.outcome, "details": list(f.details), "exit_code": f.exit_code}
+            for f in result.findings
+        ],
+    }
