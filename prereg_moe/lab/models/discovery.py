@@ -308,7 +308,11 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
     with ExitStack() as stack, torch.no_grad():
         for site in sites:
             _watch(site, stack)
-        model(input_ids=tokens, use_cache=False)
+        try:
+            model(input_ids=tokens, use_cache=False)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            found = f"its own forward fails on {_PROBE_TOKENS} tokens ({error})"
+            raise Unsupported(Problem(type(model).__name__, found, "load it in another dtype")) from error
 
 
 @dataclass(frozen=True, slots=True)
