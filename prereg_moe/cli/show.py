@@ -159,8 +159,8 @@ def show_diagnosis(document: Any) -> None:
         fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"
         out.print(f"[dim]simulated with {fewer}[/]")
     title = f"percent of {settings['studies']} studies, beside it the end of the 95% interval that counts"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in ("scenario", "off at limit", "at minimum", "power", "controls", "coverage", "flips", "needs"):
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("scenario", "at κ", "at δ0", "power", "controls", "coverage", "flips", "needs"):
         table.add_column(column, no_wrap=True)
     for name, figures in document["scenarios"].items():
         errors, factor = figures["family_wise_error"], figures["minimum_detectable_effect"]["factor"]
@@ -179,10 +179,10 @@ def show_diagnosis(document: Any) -> None:
         )
     out.print(table)
     out.print(
-        "[dim]off at limit, at minimum: any family wrongly confirmed there; power: a claim confirmed as planned, after "
-        "the controls; controls: how often the positive and the negative one pass; coverage: intervals that hold; flips: verdicts that differ "
-        "between two replications; needs: planned effects times this give the power demanded (or 80%), controls "
-        "aside[/]"
+        "[dim]at κ, at δ0: any family wrongly confirmed, an off-axis at on/κ or the effect at the minimum; power: a "
+        "claim confirmed as planned, after the controls; controls: how often the positive and the negative one pass; "
+        "coverage: intervals that hold; flips: verdicts that differ between two replications; needs: times the planned "
+        "effects for the power demanded (or 80%), controls aside[/]"
     )
 
 
