@@ -377,6 +377,8 @@ def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledg
     if sealed != digest:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
     document = canonical.read(path)
+    if not isinstance(document, dict) or document.get("schema") != demand.SCHEMA:
+        raise Invalid(Problem(registry.name(path), "is no diagnosis", again))
     if document.get("registration") != canonical.digest(expand(registration)):
         raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
     if registration.diagnosis is not None:

@@ -306,6 +306,15 @@ def test_an_edited_or_missing_diagnosis_is_refused(authored: World) -> None:
         authored.freeze()
 
 
+def test_a_sealed_file_that_is_no_diagnosis_is_refused(authored: World) -> None:
+    authored.record()
+    path = authored.folder / "diagnosis.json"
+    canonical.write(path, ["studies"])
+    authored.registry.seal("diagnosis", ID, [path], time=TIME)
+    with pytest.raises(Invalid, match="is no diagnosis"):
+        authored.freeze()
+
+
 def test_without_a_diagnosis_none_is_pinned(frozen: World) -> None:
     assert frozen.frozen.document["pins"]["diagnosis"] is None
     (frozen.folder / "diagnosis.json").write_text("{}")

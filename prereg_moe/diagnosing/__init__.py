@@ -30,11 +30,11 @@ from prereg_moe.diagnosing.design import Block, Design, Scales, Truth, blocks_of
 from prereg_moe.diagnosing.study import Outcomes, Task, joined, run
 from prereg_moe.errors import Invalid, Problem, Stopped
 from prereg_moe.registration import Registration, expand
+from prereg_moe.registration.demand import SCHEMA
 from prereg_moe.registration.schema import ScenarioName
 
 __all__ = ["SCHEMA", "STUDIES", "Diagnosis", "Scales", "diagnose"]
 
-SCHEMA = "prereg-moe/diagnosis/1"
 STUDIES = 200  # where none are registered
 _CHUNK = 10
 _POWER = 0.8  # of the minimum detectable effect, where no power is demanded

@@ -11,7 +11,9 @@ from typing import Any
 from prereg_moe.errors import Problem
 from prereg_moe.registration.schema import Diagnosis
 
-__all__ = ["incomplete", "unmet"]
+__all__ = ["SCHEMA", "incomplete", "unmet"]
+
+SCHEMA = "prereg-moe/diagnosis/1"
 
 
 def incomplete(diagnosis: Diagnosis, document: Mapping[str, Any]) -> list[Problem]:
