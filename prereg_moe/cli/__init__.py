@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Stopped.exit_code)
+    except ModuleNotFoundError as error:
+        lab = Problem("lab", f"the package {error.name} is not installed", "install it: pip install 'prereg-moe[lab]'")
+        _fail(Invalid(lab), as_json="--json" in arguments)
+        sys.exit(Invalid.exit_code)
     except Exception as error:  # the one place where a bug becomes a message
         if os.environ.get("PREREG_MOE_DEBUG"):
             raise

@@ -207,8 +207,16 @@ def _child(job: Job, threads: int, mouth: Any, parent: int) -> None:
     except PreregError as error:
         name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
         mouth.send(("error", (name, [(p.where, p.found, p.todo) for p in error.problems])))
+    except ModuleNotFoundError as error:
+        found = f"the package {error.name} is not installed"
+        mouth.send(("error", ("Invalid", [("lab", found, "install the lab: pip install 'prereg-moe[lab]'")])))
     except MemoryError:
         mouth.send(("error", ("Stopped", [("worker", "ran out of memory", "register a smaller batch_size")])))
+    except Exception as error:  # a task's or a model's own code failed: say so, and stop
+        if os.environ.get("PREREG_MOE_DEBUG"):
+            raise
+        found = f"{type(error).__name__}: {error}"
+        mouth.send(("error", ("Stopped", [("worker", found, "set PREREG_MOE_DEBUG=1 to see where")])))
     mouth.close()
 
 

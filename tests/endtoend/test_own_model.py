@@ -131,3 +131,17 @@ def test_a_task_that_asks_every_item_the_same_is_refused(tmp_path: Path) -> None
     done = command("run", folder)
     assert done.returncode == 2
     assert "asks the same of every item" in done.stderr
+
+
+def test_a_task_whose_code_fails_stops_the_run_in_one_line(tmp_path: Path) -> None:
+    folder = build_study(tmp_path, "olmoe", "per_layer", "renorm")
+    code = folder / "tasks/passages.py"
+    code.write_text(
+        code.read_text("utf-8").replace("return {", 'raise ValueError("no score today")\n    return {', 1), "utf-8"
+    )
+    for verb in ("atlas", "freeze"):
+        assert command(verb, folder).returncode == 0
+    done = command("run", folder)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert "no score today" in done.stderr
