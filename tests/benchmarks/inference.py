@@ -1,4 +1,4 @@
-"""Benchmarks of the statistics engine: ``python tests/benchmarks/statistics.py [decision bca screen] [--full]``.
+"""Benchmarks of the statistics engine: ``python tests/benchmarks/inference.py [decision bca screen] [--full]``.
 
 Every comparison runs side by side in one process, and raw seconds are printed beside the ratios. Rivals that
 would take hours are measured on a slice, and the extrapolation is printed. Set OMP_NUM_THREADS=1 to measure
