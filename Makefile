@@ -23,7 +23,7 @@ demo: $(READY)
 	$(BIN)/prereg-moe demo
 
 test: $(READY)
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
