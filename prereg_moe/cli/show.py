@@ -127,10 +127,16 @@ def show_verdicts(document: Any) -> None:
     from prereg_moe.report import effect, interval, p_value
 
     confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
-    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=escape(document["study"]["title"]),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),  # all of it fits 80 columns
+    )
     table.add_column("claim", overflow="fold")
     table.add_column("verdict", no_wrap=True, min_width=max(map(len, _STYLE)))  # the one thing that is never cut
-    for name in ("on-target", "random", "worst off", "margin", "adj. p"):
+    for name in ("on-target", "worst off", "margin", "adj. p"):
         table.add_column(name, overflow="fold")
     for entry in confirmatory or document["verdicts"]:
         estimates = entry["estimates"]
@@ -138,7 +144,6 @@ def show_verdicts(document: Any) -> None:
             escape(entry["claim"]),
             f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
             interval(estimates["on"]),
-            effect(estimates["null"]["mean"]) if "null" in estimates else "-",
             f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
             effect(entry["margin"]),
             p_value(entry["p_adjusted"]),
