@@ -1,0 +1,290 @@
+"""The verbs before the freeze: begin, look, record, simulate, freeze."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from prereg_moe.cli import show
+from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_of, root_option
+from prereg_moe.errors import Invalid, Problem
+
+__all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--id", "id_", default="my-study", show_default=True, help="The registration's id and folder name.")
+@click.option(
+    "--study",
+    type=click.Choice(["modularity"]),
+    default="modularity",
+    show_default=True,
+    help="What kind of claim to start from.",
+)
+@click.option(
+    "--model",
+    default="OLMoE-1B-7B",
+    show_default=True,
+    help="A model to start from: OLMoE-1B-7B, or a source such as ./model.",
+)
+@json_option
+def init(folder: Path, id_: str, study: str, model: str, as_json: bool) -> None:
+    """Write a commented registration to start from, and the JSON Schema for editors.
+
+    \b
+    Example:
+      prereg-moe init my-registry --id arabic-experts --model ./model
+    """
+    from prereg_moe.begin import begin
+
+    written = begin(folder.resolve(), id_, study, model)
+    show.say({"files": [str(path) for path in written]}, [f"wrote {escape(str(path))}" for path in written], as_json)
+
+
+@click.command()
+@click.argument("registration", type=click.Path(path_type=Path))
+@root_option
+@json_option
+def check(registration: Path, root: Path | None, as_json: bool) -> None:
+    """Report every problem of a registration, and what freezing it would pin.
+
+    Reads local files only; nothing is written or downloaded.
+
+    \b
+    Example:
+      prereg-moe check registrations/testbed
+    """
+    from prereg_moe.freezing import check as check_
+
+    if (registration / "registrations").is_dir():
+        here = sorted(path.parent.name for path in registration.glob("registrations/*/registration.yaml"))
+        raise Invalid(Problem(str(registration), "is a registry", f"check one of {', '.join(here) or 'none'}"))
+    if not registration.exists():
+        registration = registry_of(root).registration(str(registration))
+    folder = registration if registration.is_dir() else registration.parent
+    checked = check_(registration, root.resolve() if root else root_of(folder))
+    document = {
+        "id": checked.registration.id,
+        "claims": checked.claims,
+        "conditions": checked.conditions,
+        "item_scores": checked.scores,
+        "pending": [str(problem) for problem in checked.pending],
+        "advice": [str(problem) for problem in checked.advice],
+    }
+    lines = [
+        f"[green]valid[/]: {escape(checked.registration.id)}, {checked.claims} claims, at most {checked.conditions} "
+        f"conditions and {checked.scores} item scores",
+        *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
+        *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
+    ]
+    show.say(document, lines, as_json)
+
+
+@click.command()
+@click.argument("model")
+@json_option
+def inspect(model: str, as_json: bool) -> None:
+    """Show the MoE layers, routers and experts found in a local model folder, or why it cannot be used.
+
+    \b
+    Example:
+      prereg-moe inspect ./model
+    """
+    from prereg_moe import lab
+
+    found = lab.inspect(Path(model))
+    table = Table(box=None)
+    for name in ("layer", "router", "experts", "k", "groups", "selection", "shared"):
+        table.add_column(name)
+    for layer in found["layers"]:
+        groups = f"{layer['groups_kept']} of {layer['groups']}" if layer["groups"] > 1 else "-"
+        shared = ", ".join(layer["shared"]) or "-"
+        cells = (
+            layer["layer"],
+            layer["router"],
+            layer["n_experts"],
+            layer["top_k"],
+            groups,
+            layer["selection"],
+            shared,
+        )
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    show.say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
+
+
+def _ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """Return the expert ids of a comma-separated list, None where none was given."""
+    words = [word.strip() for word in text.split(",")] if text and text.strip() else []
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit() and len(word) < 10)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not an expert id; write for example 66,102")
+    return None if text is None else tuple(map(int, words))
+
+
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--mass", type=_file, help="Describe routing mass that others released (JSON) instead of recording.")
+@click.option("--families", type=_file, help="With --mass: a released map of families to derive and compare.")
+@click.option("--summary", type=_file, help="With --mass: a released summary (coverage, overlap) to compare.")
+@click.option("--exclude", callback=_ids, help="With --mass: ids no family may hold. Default: the shared-core rule.")
+@click.option("--size", type=click.IntRange(1), help="With --mass: ids a family. Default: as released, else 16.")
+@root_option
+@json_option
+def atlas(
+    id_: str | None,
+    mass: Path | None,
+    families: Path | None,
+    summary: Path | None,
+    exclude: tuple[int, ...] | None,
+    size: int | None,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Record the routing of the registered models on the atlas corpus, and seal it.
+
+    With --mass, describe routing mass released by others: coverage, lift, correlation, overlap, families, and which
+    released tables and families follow from it. Both say whether expert ids mean anything across layers.
+
+    \b
+    Example:
+      prereg-moe atlas testbed
+      prereg-moe atlas --mass atlas_mass.json --families prereg_map.json --summary atlas_summary.json
+    """
+    of_mass = {"--families": families, "--summary": summary, "--exclude": exclude, "--size": size}
+    if (id_ is None) == (mass is None):
+        raise click.UsageError("name either a registration's ID or a file by --mass")
+    if mass is None and (given := [name for name, value in of_mass.items() if value is not None]):
+        raise click.UsageError(f"{given[0]} describes released mass; give --mass too")
+    if mass is not None:
+        _describe_mass(mass, families, summary, exclude, size, as_json)
+    elif id_ is not None:
+        _record_atlas(root, id_, as_json)
+
+
+def _describe_mass(
+    mass: Path,
+    families: Path | None,
+    summary: Path | None,
+    exclude: tuple[int, ...] | None,
+    size: int | None,
+    as_json: bool,
+) -> None:
+    from prereg_moe.atlas.describe import describe_released
+    from prereg_moe.atlas.released import read_families, read_mass, read_summary
+    from prereg_moe.atlas.view import view_released
+
+    released = read_mass(mass)
+    document = describe_released(
+        released,
+        families=read_families(families, released.atlas) if families else None,
+        summary=read_summary(summary, released.atlas) if summary else None,
+        exclude=exclude,
+        size=size,
+    )
+    show.say(document, [*show.tables(view_released(document))], as_json)
+
+
+def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
+    from prereg_moe import canonical, lab
+    from prereg_moe.atlas import RoutingAtlas
+    from prereg_moe.atlas.describe import describe_registered
+    from prereg_moe.atlas.view import view_registered
+    from prereg_moe.registration import load
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, name)
+    with show.progress("atlas", as_json) as progress:
+        head = lab.atlas(registry, id_, time=now(), progress=progress)
+    path = registry.registration(id_) / "atlas.json"
+    registration = load(registry.registration(id_) / "registration.yaml")
+    models = {
+        model: describe_registered(registration, RoutingAtlas.from_json(table))
+        for model, table in canonical.read(path)["models"].items()
+    }
+    lines = [*show.tables(view_registered(models)), f"wrote {escape(str(path))}", f"head {head}"]
+    show.say({"atlas_file": str(path), "head": head, "models": models}, lines, as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.option("--studies", type=click.IntRange(20), help="Simulated studies. Default: as registered, or 200.")
+@click.option("--pilot", metavar="ID", help="A finished registration here whose evidence gives the spread of items.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Worker processes; they cannot change the figures. Default: one a processor.",
+)
+@root_option
+@json_option
+def diagnose(
+    id_: str, studies: int | None, pilot: str | None, workers: int | None, root: Path | None, as_json: bool
+) -> None:
+    """Simulate the registered rule where the truth is known: its error rates, power, coverage; and seal them.
+
+    \b
+    Example:
+      prereg-moe diagnose testbed --studies 100
+    """
+    from prereg_moe.diagnosing.stage import diagnose_registered
+    from prereg_moe.freezing import unmet_demands
+    from prereg_moe.registration import load
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, id_)
+    pilot = None if pilot is None else find_study(root or registry.root, pilot)[1]
+    with show.progress("diagnose", as_json) as progress:
+        diagnosis, path, head = diagnose_registered(
+            registry,
+            id_,
+            studies=studies,
+            pilot=pilot,
+            workers=workers or processors(),
+            time=now(),
+            progress=progress,
+        )
+    registration = load(registry.registration(id_) / "registration.yaml")
+    unmet = [str(problem) for problem in unmet_demands(registry, registration)]
+    if as_json:
+        show.print_json({**diagnosis.document, "unmet": unmet, "head": head})
+        return
+    show.show_diagnosis(diagnosis.document)
+    lines = [*(f"[yellow]not shown:[/] {escape(line)}" for line in unmet), f"wrote {escape(str(path))}", f"head {head}"]
+    show.say(None, lines, as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@root_option
+@json_option
+def freeze(id_: str, root: Path | None, as_json: bool) -> None:
+    """Freeze a registration: canonical bytes, every digest pinned, families and null draws written out.
+
+    \b
+    Example:
+      prereg-moe freeze testbed
+    """
+    from prereg_moe import ledger
+    from prereg_moe.freezing import freeze as freeze_
+    from prereg_moe.freezing import unmet_demands
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, id_)
+    frozen = freeze_(registry, id_, time=now())
+    unmet = [str(problem) for problem in unmet_demands(registry, frozen.registration)]
+    head = ledger.head(ledger.parse(registry.ledger()))
+    inference = frozen.registration.inference
+    lines = [
+        f"frozen {frozen.digest}",
+        f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
+        f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
+        *(f"[yellow]warning:[/] {escape(line)}" for line in unmet),
+        f"head {head}",
+    ]
+    document = {"registration": frozen.digest, "conditions": len(frozen.plan), "head": head, "unmet": unmet}
+    show.say(document, lines, as_json)

@@ -1,0 +1,149 @@
+"""The verbs behind the freeze: run, judge, report, and the whole job on the embedded models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from prereg_moe.cli import show
+from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_option
+
+__all__ = ["demo", "report", "run", "status", "verdict"]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=Path("prereg-moe-demo"))
+@click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one a processor.")
+@json_option
+def demo(folder: Path, workers: int | None, as_json: bool) -> None:
+    """Run the whole job on the embedded models, from a registration to an audited report.
+
+    \b
+    Example:
+      prereg-moe demo
+    """
+    from prereg_moe.demo import demo as demo_
+
+    folder = folder.resolve()
+    with show.steps(as_json) as steps:
+        shown = demo_(folder, workers=workers or processors(), steps=steps)
+    if as_json:
+        show.print_json(shown.summary)
+    else:
+        show.show_verdicts(shown.verdicts)
+        for name, value in shown.summary.items():
+            show.out.print(f"{name:13} {escape(str(value))}")
+        show.out.print(
+            f"\nAudit it again: prereg-moe audit {escape(os.path.relpath(folder))} --head {shown.summary['head']}"
+        )
+    sys.exit(shown.summary["audit"])
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.option("--dry-run", is_flag=True, help="Only say what would be run.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Worker processes; they cannot change the evidence. Default: one a processor.",
+)
+@root_option
+@json_option
+def run(id_: str, dry_run: bool, workers: int | None, root: Path | None, as_json: bool) -> None:
+    """Compute the missing conditions of a frozen registration. Killed, it goes on where it was.
+
+    \b
+    Example:
+      prereg-moe run testbed --workers 2
+    """
+    from prereg_moe import lab
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, id_)
+    if dry_run:
+        conditions, scores = lab.outlook(registry, id_)
+        show.say(
+            {"missing": conditions, "item_scores": scores},
+            [f"{conditions} conditions missing, {scores} item scores"],
+            as_json,
+        )
+        return
+    with show.progress("run", as_json) as progress:
+        done, head = lab.run(registry, id_, workers=workers or processors(), time=now(), progress=progress)
+    what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
+    show.say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="[ID]", required=False)
+@root_option
+@json_option
+def status(id_: str | None, root: Path | None, as_json: bool) -> None:
+    """Say where each registration stands, and the ledger's head.
+
+    \b
+    Example:
+      prereg-moe status
+    """
+    from prereg_moe import ledger
+
+    registry = registry_of(root)
+    seals = ledger.parse(registry.ledger())
+    folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
+    names = [find_study(root, id_)[1]] if id_ else folders
+    stages = {name: show.STANDS.get(ledger.stage(seals, name) or "", "written") for name in names}
+    lines = [f"{escape(name)}: {stage}" for name, stage in stages.items()] or ["no registration here"]
+    show.say(
+        {"registrations": stages, "head": ledger.head(seals)},
+        [*lines, f"head {ledger.head(seals) or 'none: nothing is sealed yet'}"],
+        as_json,
+    )
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@root_option
+@json_option
+def verdict(id_: str, root: Path | None, as_json: bool) -> None:
+    """Judge complete evidence by the registered rules, and seal the verdicts.
+
+    \b
+    Example:
+      prereg-moe verdict testbed
+    """
+    from prereg_moe.registry import now
+    from prereg_moe.stages import verdict as judge
+
+    registry, id_ = find_study(root, id_)
+    with show.waiting("judging", as_json):
+        verdicts, head = judge(registry, id_, time=now())
+    if as_json:
+        show.print_json({**verdicts.document, "head": head})
+        return
+    show.show_verdicts(verdicts.document)
+    show.out.print(f"head {head}")
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.option("--format", "formats", default="md,tex", show_default=True, help="Comma-separated: md, tex.")
+@root_option
+@json_option
+def report(id_: str, formats: str, root: Path | None, as_json: bool) -> None:
+    """Render sealed verdicts by the frozen templates.
+
+    \b
+    Example:
+      prereg-moe report testbed --format md,tex
+    """
+    from prereg_moe.registry import now
+    from prereg_moe.stages import render
+
+    registry, id_ = find_study(root, id_)
+    written, head = render(registry, id_, [name.strip() for name in formats.split(",")], time=now())
+    lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]
+    show.say({"files": [str(path) for path in written], "head": head}, lines, as_json)
