@@ -15,7 +15,9 @@ from jinja2 import StrictUndefined
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prereg_moe import canonical
 from prereg_moe.errors import Invalid, Problem
+from prereg_moe.registration import parse
 from prereg_moe.verdict.decide import REASONS
 
 __all__ = ["FLAGS", "FORMATS", "context", "render", "template_name"]
@@ -69,7 +71,8 @@ def render(document: Mapping[str, Any], template: str) -> str:
 
 def context(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a template sees: the document, its verdicts by block, and what follows from them."""
-    study = document["study"]
+    whole = parse(document["study"]).model_dump(mode="json", by_alias=True)  # what was left out is None here
+    study = canonical.loads(canonical.dumps(whole))
     verdicts = document["verdicts"]
     blocks = [
         {

@@ -68,8 +68,12 @@ def parse(value: Any) -> Registration:
 
 
 def expand(registration: Registration) -> dict[str, Any]:
-    """Return the registration as plain JSON with every default written out."""
-    return registration.model_dump(mode="json", by_alias=True)
+    """Return the registration as plain JSON with every default written out.
+
+    What is not registered (an optional part left out) is not there, so that a part which a later
+    version adds changes no document written before it.
+    """
+    return registration.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def family_names(registration: Registration) -> dict[str, tuple[str, int]]:
