@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, evidence, ledger
 from prereg_moe.errors import Deviated, NotCheckable, Problem, Tampered
@@ -10,7 +10,7 @@ from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["finish", "gather", "manifest"]
+__all__ = ["finish", "gather", "manifest", "read_manifest"]
 
 
 def gather(registry: Registry, frozen: Frozen) -> Evidence:
@@ -40,7 +40,20 @@ def manifest(registry: Registry, id_: str) -> dict[str, str]:
     data = read_bytes(path)
     if canonical.digest(data) != sealed:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
-    files: dict[str, str] = canonical.loads(data, registry.name(path))
+    return read_manifest(data, registry.name(path))
+
+
+def read_manifest(data: bytes, where: str) -> dict[str, str]:
+    """Return file name -> digest in the bytes of a list of evidence.
+
+    Raises:
+        Tampered: the bytes are no such list.
+    """
+    files = canonical.loads(data, where)
+    if not isinstance(files, dict) or not all(
+        name == PurePosixPath(name).name and isinstance(digest, str) for name, digest in files.items()
+    ):
+        raise Tampered(Problem(where, "is not a list of evidence files and their digests", "restore it"))
     return files
 
 
