@@ -10,36 +10,79 @@ or go without changing every digest after it; ``files`` binds what the stage lef
 registry. The digest of the last line is the **head**: given to a reader, it is what a
 truncated or rewritten ledger cannot reproduce. A line's own time is the author's word.
 
-A seal may follow only what :data:`FOLLOWS` allows for its registration, so evidence cannot
-precede the freeze in one ledger. Nothing here reads a clock or a file.
+A registration is a state machine: its **stage** is what its last seal left it in, a seal may
+stand only behind the stages :data:`FOLLOWS` names, and :func:`stage_behind` says where it leads. So
+in one ledger evidence cannot precede the freeze, nothing is amended once a run began, and a report
+cannot outlive a deviation. What the seals say beyond their files:
+
+    freeze     digest; claim_space: what its confirmatory claims are about (`record`)
+    amend      number, reason; superseded: digest of the frozen registration that no longer counts
+    start      workers; missing: conditions without evidence, of how many
+    look       look: its number; level: the alpha it spends
+    finish     conditions, environment
+    deviation  number, type, timing, reason, impact; plan: digest of the amended plan, or null
+
+Nothing here reads a clock or a file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prereg_moe import canonical
 from prereg_moe.errors import Deviated, Problem, Tampered
 
-__all__ = ["FOLLOWS", "Seal", "examine", "head", "next_line", "parse", "sealed_files", "stage", "torn"]
+__all__ = [
+    "FOLLOWS",
+    "NOTES",
+    "Seal",
+    "examine",
+    "head",
+    "next_line",
+    "parse",
+    "sealed_files",
+    "stage",
+    "stage_behind",
+    "torn",
+    "until",
+]
 
 SCHEMA = "prereg-moe/seal/1"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
-# seal -> the seals of the same registration it may stand behind (None: nothing yet)
+_OPEN: frozenset[str | None] = frozenset({None, "atlas", "diagnosis", "amend"})  # nothing is frozen, all may change
+
+# seal -> the stages of its registration it may stand behind (None: nothing yet), in the order of a study
 FOLLOWS: dict[str, frozenset[str | None]] = {
-    "atlas": frozenset({None, "atlas", "diagnosis"}),
-    "diagnosis": frozenset({None, "atlas", "diagnosis"}),
-    "freeze": frozenset({None, "atlas", "diagnosis"}),
-    "start": frozenset({"freeze", "start"}),
+    "atlas": _OPEN,
+    "diagnosis": _OPEN,
+    "freeze": _OPEN,
+    "amend": frozenset({"freeze"}),
+    "start": frozenset({"freeze", "start", "look"}),
+    "look": frozenset({"start"}),
     "finish": frozenset({"start"}),
-    "verdict": frozenset({"finish"}),
+    "verdict": frozenset({"finish", "look"}),
     "report": frozenset({"verdict", "report"}),
+    "deviation": frozenset({"start", "look", "finish", "verdict", "report"}),
 }
+
+
+NOTES = frozenset({"deviation"})  # seals that say something of a study and leave it in its stage
+
+
+def stage_behind(kind: str, before: str | None) -> str | None:
+    """Return the stage a seal of a kind leads to from the stage before it.
+
+    A seal leads to the stage of its own name; a note leaves the stage as it was, but for a deviation of
+    what is judged: its evidence is finished and has to be judged again.
+    """
+    if kind == "deviation" and before in ("verdict", "report"):
+        return "finish"
+    return before if kind in NOTES else kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +150,7 @@ def examine(data: bytes) -> tuple[tuple[Seal, ...], list[Problem]]:
             Problem(_where(data.count(b"\n") + 1), "the last line is torn", "the next command that appends repairs it")
         )
     previous: str | None = None
+    stages: dict[str, str | None] = {}
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             seal = _seal(canonical.loads(line, _where(number)), number)
@@ -121,15 +165,12 @@ def examine(data: bytes) -> tuple[tuple[Seal, ...], list[Problem]]:
                         "a line was changed, added or removed",
                     )
                 )
-            allowed = FOLLOWS[seal.kind]
-            if stage(seals, seal.registration) not in allowed:
+            before = stages.get(seal.registration)
+            if before not in FOLLOWS[seal.kind]:
                 problems.append(
-                    Problem(
-                        _where(number),
-                        f"{seal.kind} stands behind {stage(seals, seal.registration) or 'nothing'}",
-                        _expected(allowed),
-                    )
+                    Problem(_where(number), f"{seal.kind} stands behind {before or 'nothing'}", _expected(seal.kind))
                 )
+            stages[seal.registration] = stage_behind(seal.kind, before)
             seals.append(seal)
         previous = canonical.digest(line)
     return tuple(seals), problems
@@ -153,7 +194,7 @@ def next_line(
     seals = parse(data)
     before = stage(seals, registration)
     if before not in FOLLOWS[kind]:
-        raise Deviated(Problem(registration, f"{kind} cannot follow {before or 'nothing'}", _expected(FOLLOWS[kind])))
+        raise Deviated(Problem(registration, f"{kind} cannot follow {before or 'nothing'}", _expected(kind)))
     seal = Seal(kind, registration, time, head(seals), dict(files), dict(body or {}))
     _seal(canonical.loads(seal.line), len(seals) + 1)
     return seal.line + b"\n"
@@ -164,19 +205,34 @@ def head(seals: tuple[Seal, ...]) -> str | None:
     return seals[-1].digest if seals else None
 
 
-def stage(seals: tuple[Seal, ...] | list[Seal], registration: str) -> str | None:
-    """Return the kind of the registration's last seal, None where it has none."""
-    return next((seal.kind for seal in reversed(seals) if seal.registration == registration), None)
+def stage(seals: Iterable[Seal], registration: str) -> str | None:
+    """Return the stage a registration's seals leave it in, None where it has none."""
+    found: str | None = None
+    for seal in seals:
+        if seal.registration == registration:
+            found = stage_behind(seal.kind, found)
+    return found
 
 
-def sealed_files(seals: tuple[Seal, ...], registration: str | None = None) -> dict[str, str]:
-    """Return path -> digest as last sealed, of one registration or of all."""
-    return {
-        path: digest
-        for seal in seals
-        if registration in (None, seal.registration)
-        for path, digest in seal.files.items()
-    }
+def until(seals: Iterable[Seal], registration: str, kind: str) -> tuple[Seal, ...]:
+    """Return the ledger up to, and without, the registration's last seal of a kind; all of it where it has none."""
+    whole = tuple(seals)
+    at = [n for n, seal in enumerate(whole) if (seal.registration, seal.kind) == (registration, kind)]
+    return whole[: at[-1]] if at else whole
+
+
+def sealed_files(seals: Iterable[Seal], registration: str | None = None) -> dict[str, str]:
+    """Return path -> digest as last sealed, of one registration or of all.
+
+    An amendment names everything of its registration that still stands: the rest is sealed no more.
+    """
+    files: dict[str, dict[str, str]] = {}
+    for seal in seals:
+        own = files.setdefault(seal.registration, {})
+        if seal.kind == "amend":
+            own.clear()
+        own |= seal.files
+    return {path: digest for id_, own in files.items() if registration in (None, id_) for path, digest in own.items()}
 
 
 def torn(data: bytes) -> bytes:
@@ -188,8 +244,8 @@ def _where(number: int) -> str:
     return f"LEDGER.jsonl:{number}"
 
 
-def _expected(allowed: frozenset[str | None]) -> str:
-    return "expected behind " + " or ".join(sorted(kind or "nothing" for kind in allowed))
+def _expected(kind: str) -> str:
+    return "expected behind " + " or ".join(sorted(before or "nothing" for before in FOLLOWS[kind]))
 
 
 def _seal(document: Any, number: int) -> Seal:

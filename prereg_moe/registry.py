@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped
 
 __all__ = ["Registry", "find_source", "now"]
 
+_log = logging.getLogger(__name__)  # a warning nobody listens to is printed on stderr
 _TESTBED = Path(__file__).parent / "lab" / "testbed"
 
 
@@ -98,7 +100,7 @@ class Registry:
         """Append a seal over the files as they lie on disk and return the new head.
 
         Two processes that append at once wait for each other (an advisory lock on the ledger
-        itself); a last line torn by a crash is dropped first.
+        itself); a last line torn by a crash is dropped first, and said.
 
         Raises:
             Deviated: the stage may not follow what the ledger holds.
@@ -115,6 +117,7 @@ class Registry:
                 if tail := ledger.torn(data):
                     data = data[: -len(tail)]
                     file.truncate(len(data))
+                    _log.warning("%s", _dropped(tail, data))
                 line = ledger.next_line(data, kind, id_, time=time, files=digests, body=body)
                 _append(file, line, len(data))
         except OSError as error:
@@ -164,6 +167,12 @@ def _append(file: FileIO, line: bytes, end: int) -> None:
                 os.ftruncate(file.fileno(), end)
     if written < len(line):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _dropped(tail: bytes, kept: bytes) -> Problem:
+    line = kept.count(b"\n") + 1
+    found = f"the last line was torn by a crash or a full disk; its {len(tail)} bytes were dropped"
+    return Problem(f"LEDGER.jsonl:{line}", found, "no command had acknowledged it: what it was to seal is sealed anew")
 
 
 def _inside(root: Path, path: Path, source: str) -> Path:

@@ -23,7 +23,7 @@ from registration_keys import KEYS
 from prereg_moe import errors
 from prereg_moe.begin import json_schema
 from prereg_moe.cli import cli
-from prereg_moe.ledger import FOLLOWS
+from prereg_moe.ledger import FOLLOWS, stage_behind
 from prereg_moe.registration.document import read_yaml
 from prereg_moe.report import FLAGS
 from prereg_moe.verdict import REASONS
@@ -109,6 +109,40 @@ def test_concepts_lists_the_exit_codes() -> None:
     faults = [fault for fault in vars(errors).values() if isinstance(fault, type) and issubclass(fault, Exception)]
     assert set(_table("Exit codes")) == {"0", *(str(fault.exit_code) for fault in faults)}
     assert set(re.findall(r"\b(\d) [a-z]", (cli.help or "").split("Exit codes:")[1])) == set(_table("Exit codes"))
+
+
+STATES = re.compile(r"(<!-- states: begin [^\n]*-->\n)(.*?)(<!-- states: end -->)", re.DOTALL)
+
+
+def _states() -> str:
+    """Return the ledger's state machine as a table."""
+    rows = ["", "| seal | may stand behind | leads to |", "|---|---|---|"]
+    for kind, allowed in FOLLOWS.items():
+        names = ["nothing"] * (None in allowed) + [f"`{before}`" for before in FOLLOWS if before in allowed]
+        leads: dict[str | None, list[str]] = {}
+        for before in (name for name in FOLLOWS if name in allowed):
+            leads.setdefault(stage_behind(kind, before), []).append(before)
+        if set(leads) <= {kind}:
+            to = f"`{kind}`"
+        else:
+            to = "stays" + "".join(
+                f"; behind {' and '.join(f'`{b}`' for b in befores if b != after)}: `{after}`"
+                for after, befores in leads.items()
+                if set(befores) != {after}
+            )
+        rows.append(f"| `{kind}` | {', '.join(names)} | {to} |")
+    return "\n".join([*rows, "", ""])
+
+
+def test_the_page_on_the_ledger_shows_its_state_machine(request: pytest.FixtureRequest) -> None:
+    page = ROOT / "docs" / "ledger.md"
+    text = page.read_text("utf-8")
+    wanted = STATES.sub(lambda found: found[1] + _states() + found[3], text)
+    if request.config.getoption("--update"):
+        page.write_text(wanted, "utf-8")
+        text = wanted
+    assert STATES.search(text) is not None
+    assert text == wanted, "run `pytest tests/test_docs.py --update`"
 
 
 # ------------------------------------------------------------------ links

@@ -37,9 +37,11 @@ _STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INV
 STANDS = {
     "atlas": "routing recorded",
     "diagnosis": "diagnosed",
+    "amend": "amended, to be frozen again",
     "freeze": "frozen",
     "start": "running, or stopped before the end",
-    "finish": "evidence complete",
+    "look": "looked at, before the end",
+    "finish": "evidence complete, to be judged",
     "verdict": "judged",
     "report": "reported",
 }

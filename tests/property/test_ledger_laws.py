@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,20 +135,34 @@ def test_any_bytes_can_be_examined(data: bytes) -> None:
 # ------------------------------------------------------------------ the order of stages
 
 
+LETTERS = dict(zip(ledger.FOLLOWS, "adfmslevrx", strict=True))  # atlas, diagnosis, freeze, amend, start, look ...
+# The same machine said another way: open, frozen again and again, run with looks, judged, reported, judged again.
+LEGAL = re.compile(r"[ad]*(?:f(?:m[ad]*f)*(?:s[sx]*(?:lx*s[sx]*)*(?:[el]x*(?:vr*x+)*(?:vr*)?)?)?|f(?:m[ad]*f)*m[ad]*)?")
+
+
 class Stages(RuleBasedStateMachine):
     """Any command at any time, on three registrations: the ledger takes what may follow and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
         self.data = b""
-        self.stages: dict[str, str | None] = dict.fromkeys("abc")
+        self.words: dict[str, str] = dict.fromkeys("abc", "")
 
     @rule(kind=st.sampled_from(sorted(ledger.FOLLOWS)), id_=st.sampled_from("abc"))
     def any_stage(self, kind: str, id_: str) -> None:
-        before = self.data
-        if self.stages[id_] in ledger.FOLLOWS[kind]:
+        self.take(kind, id_)
+
+    @rule(id_=st.sampled_from("abc"), word=st.sampled_from(["afse", "vrx", "fmf", "sls", "xv"]))
+    def a_stretch_of_a_study(self, id_: str, word: str) -> None:
+        kinds = {letter: kind for kind, letter in LETTERS.items()}
+        for letter in word:
+            self.take(kinds[letter], id_)
+
+    def take(self, kind: str, id_: str) -> None:
+        before, word = self.data, self.words[id_] + LETTERS[kind]
+        if LEGAL.fullmatch(word):
             self.data = append(self.data, kind, id_)
-            self.stages[id_] = kind
+            self.words[id_] = word
             assert self.data.startswith(before)
         else:
             with pytest.raises(Deviated, match="cannot follow"):
@@ -160,19 +176,29 @@ class Stages(RuleBasedStateMachine):
         assert ledger.parse(torn) == ledger.parse(whole)
         assert bool(ledger.examine(torn)[1]) == (torn != whole)
 
+    @precondition(lambda self: self.data)
+    @rule(data=st.data())
+    def a_line_left_out_is_seen(self, data: st.DataObject) -> None:
+        lines = self.data.splitlines(keepends=True)
+        gone = data.draw(st.integers(0, len(lines) - 1))
+        seals, problems = ledger.examine(b"".join(lines[:gone] + lines[gone + 1 :]))
+        assert problems or ledger.head(seals) != ledger.head(ledger.parse(self.data))
+
     @invariant()
     def the_chain_holds(self) -> None:
         seals, problems = ledger.examine(self.data)
         assert not problems
-        assert {id_: ledger.stage(seals, id_) for id_ in "abc"} == self.stages
-        for id_ in "abc":
-            kinds = [seal.kind for seal in seals if seal.registration == id_]
-            if "verdict" in kinds:
-                assert kinds.index("freeze") < kinds.index("start") < kinds.index("finish") < kinds.index("verdict")
+        for id_, word in self.words.items():
+            assert "".join(LETTERS[seal.kind] for seal in seals if seal.registration == id_) == word
+            first = {letter: word.find(letter) for letter in "fsv" if letter in word}
+            assert list(first) == sorted(first, key=first.__getitem__), "evidence precedes the freeze"
+            if "s" in word:
+                assert "m" not in word[word.index("s") :], "amended with evidence"
+            assert not re.search(r"x[r]", word), "a report outlives a deviation"
 
 
 TestStages = Stages.TestCase
-TestStages.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestStages.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
 
 
 # ------------------------------------------------------------------ on disk
@@ -180,6 +206,7 @@ TestStages.settings = settings(max_examples=25, stateful_step_count=20, deadline
 
 SEAL_TWENTY = f"""
 import sys
+import time
 from pathlib import Path
 from prereg_moe.registry import Registry
 registry = Registry(Path(sys.argv[1]))
@@ -203,14 +230,39 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path: Path) -> None:
     assert sorted(seal.registration for seal in seals) == ["x"] * 20 + ["y"] * 20 + ["z"] * 20
 
 
+SEAL_FOREVER = SEAL_TWENTY.replace("range(20)", "iter(int, 1)")
+
+
+@pytest.mark.parametrize("milliseconds", [5, 20, 60])
+def test_a_process_killed_while_it_appends_leaves_a_ledger_that_goes_on(milliseconds: int, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    head = registry.seal("atlas", "x", [], time=TIME)
+    process = subprocess.Popen([sys.executable, "-c", SEAL_FOREVER, str(tmp_path), "y"], stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"go\n")
+    process.stdin.close()
+    while ledger.head(ledger.parse(registry.ledger())) == head:
+        time.sleep(0.001)
+    time.sleep(milliseconds / 1000)
+    process.kill()
+    process.wait(60)
+    before = [line for line in registry.ledger().split(b"\n")[:-1] if line]
+    registry.seal("freeze", "x", [], time=TIME)  # the lock went with the process
+    assert registry.ledger().splitlines()[:-1] == before
+    assert ledger.stage(ledger.parse(registry.ledger()), "x") == "freeze"
+
+
 @pytest.mark.parametrize("cut", [1, 2, 40, 200])
-def test_the_next_append_repairs_a_torn_last_line(cut: int, tmp_path: Path) -> None:
+def test_the_next_append_repairs_a_torn_last_line(cut: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     registry = Registry(tmp_path)
     registry.seal("atlas", "x", [], time=TIME)
     kept = registry.ledger()
     registry.seal("freeze", "x", [], time=TIME)
     registry.ledger_path.write_bytes(registry.ledger()[:-cut])
+    assert caplog.messages == []
     head = registry.seal("freeze", "x", [], time=TIME)
+    [said] = caplog.messages
+    assert said.startswith("LEDGER.jsonl:2: the last line was torn")
     seals = ledger.parse(registry.ledger())
     assert registry.ledger().startswith(kept)
     assert [seal.kind for seal in seals] == ["atlas", "freeze"]
