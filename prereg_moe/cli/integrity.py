@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import click
+from rich.markup import escape
 
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, root_option
 from prereg_moe.errors import NotCheckable, Problem
 from prereg_moe.registry import Registry
 
-__all__ = ["audit"]
+__all__ = ["audit", "bundle"]
 
 
 @click.command()
@@ -23,7 +27,7 @@ __all__ = ["audit"]
 def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) -> None:
     """Recompute everything from the bytes, in numbered steps; needs no model and no torch.
 
-    PATH is a registry, a registration's folder, or its id.
+    PATH is a registry, a registration's folder, its id, or a bundle.
 
     \b
     Example:
@@ -31,8 +35,7 @@ def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) ->
     """
     from prereg_moe.auditing import audit as audit_
 
-    registry, ids = _audited(path, root)
-    with show.waiting("recomputing", as_json):
+    with _audited(path, root) as (registry, ids), show.waiting("recomputing", as_json):
         results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
     code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
     if as_json:
@@ -43,7 +46,41 @@ def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) ->
     sys.exit(code)
 
 
-def _audited(path: Path, root: Path | None) -> tuple[Registry, list[str]]:
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@root_option
+@json_option
+def bundle(id_: str, file: Path, root: Path | None, as_json: bool) -> None:
+    """Put everything `audit` reads of a registration into one archive, which `audit` opens itself.
+
+    \b
+    Example:
+      prereg-moe bundle testbed testbed.zip
+    """
+    from prereg_moe.bundling import pack
+
+    registry, id_ = find_study(root, id_)
+    packed = pack(registry, id_, file)
+    left_out = [f"left out: {escape(source)}; get it to check its digests" for source in packed.left_out]
+    lines = [f"wrote {escape(str(file))}: {packed.files} files, {packed.bytes} bytes", *left_out, f"head {packed.head}"]
+    document = {"file": str(file), **asdict(packed), "left_out": list(packed.left_out)}
+    show.say(document, lines, as_json)
+
+
+@contextmanager
+def _audited(path: Path, root: Path | None) -> Iterator[tuple[Registry, list[str]]]:
+    """Give the registry and the registrations a user means by a folder, an id, or a bundle."""
+    from prereg_moe.bundling import opened
+
+    if path.is_file():
+        with opened(path) as found:
+            yield found
+    else:
+        yield _in_folder(path, root)
+
+
+def _in_folder(path: Path, root: Path | None) -> tuple[Registry, list[str]]:
     from prereg_moe import ledger
     from prereg_moe.registry import Registry
 

@@ -37,6 +37,7 @@ COMMANDS = (
     "verdict",
     "report",
     "audit",
+    "bundle",
 )
 _WIDTH = 100
 
