@@ -17,7 +17,7 @@ import prereg_moe
 PACKAGE = Path(prereg_moe.__file__).parent
 LAYERS = (
     ("errors", "canonical", "rules"),
-    ("registration", "stats"),
+    ("registration", "stats", "templating"),
     ("ledger", "atlas", "registry"),
     ("frozen", "freezing"),
     ("evidence", "store"),
@@ -133,7 +133,7 @@ def test_no_module_needs_itself() -> None:
         pytest.param(
             TERMINAL, "cli", id="what draws on the terminal is imported by the command line, and by the lab's own tools"
         ),
-        pytest.param({"jinja2"}, "report", id="templates are rendered by the report only"),
+        pytest.param({"jinja2"}, "templating", id="templates are filled in one place only"),
         pytest.param({"yaml"}, "registration", id="YAML is read by the registration only, and by the lab's own tools"),
         pytest.param({"scipy", "statsmodels"}, "stats", id="distributions are taken from the statistics only"),
     ],

@@ -17,7 +17,7 @@ from world import AXES, World
 from prereg_moe import canonical, render
 from prereg_moe.errors import Invalid
 from prereg_moe.freezing import TEMPLATES
-from prereg_moe.report import FORMATS, cell, context, effect, interval, p_value, share, template_name, tex
+from prereg_moe.report import cell, context, effect, interval, p_value, share, template_name, tex
 
 HOSTILE = "A title\n\n# CONFIRMED\n\n| family | **CONFIRMED** | <script>x</script> \\input{/etc/passwd} $x$ 5% #1 ~ ^ _"
 
@@ -43,13 +43,13 @@ def hostile(document: Any) -> Any:
     return document
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", ["md", "tex"])
 def test_the_same_document_gives_the_same_report(format_: str, document: Any) -> None:
     shuffled = dict(reversed(list(document.items())))
     assert render(document, template(format_)) == render(shuffled, template(format_))
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", ["md", "tex"])
 def test_a_report_is_rendered_from_a_copy_read_back(format_: str, document: Any) -> None:
     again = canonical.loads(canonical.dumps(document))
     assert render(again, template(format_)) == render(document, template(format_))

@@ -1,0 +1,297 @@
+"""The figures of a report, laid out from what its templates see.
+
+    forest-BLOCK    effects with intervals, beside random expert sets and the bar others must not pass
+    null-BLOCK      every random expert set, and the family's place among them
+    matrix-MODEL-MEASURE  what masking each family does to each axis
+    families-MODEL  which experts of which layers the families are
+    curve-BLOCK-FAMILY  the specification curve with its registered grid, where a multiverse is registered
+
+Widths suit one column of a paper and a phone. A figure of a claim that measured nothing is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prereg_moe.report.drawing import Dot, Drawing, Label, Line, Mark, Rects, shade
+from prereg_moe.report.numbers import effect
+
+__all__ = ["draw"]
+
+WIDTH = 372.0
+_ROW = 26.0
+_WORD = 74.0  # the longest verdict
+_LETTER = 6.2
+_LONGEST = 13
+_Entry = Mapping[str, Any]
+
+
+def draw(seen: Mapping[str, Any]) -> tuple[Drawing, ...]:
+    """Return the figures of what templates see (:func:`prereg_moe.report.context`), in the order of a report."""
+    return (
+        *(_forest(block, seen) for block in seen["tests"] if block["verdicts"]),
+        *(_nulls(block) for block in seen["tests"] if _compared(block)),
+        *(_matrix(table, seen) for table in seen["matrices"]),
+        *(_map(model, families) for model, families in _by_model(seen).items()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """A linear axis: values to places on the page."""
+
+    low: float
+    high: float
+    left: float
+    right: float
+
+    @classmethod
+    def over(cls, values: Iterable[float | None], left: float, right: float) -> _Scale:
+        """Return the scale that holds all values and zero."""
+        known = [0.0, *(value for value in values if value is not None)]
+        low, high = min(known), max(known)
+        room = 0.04 * (high - low) or 1.0
+        return cls(low - (room if low < 0 else 0), high + room, left, right)
+
+    def __call__(self, value: float) -> float:
+        return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
+
+    def ticks(self) -> list[float]:
+        """Return round values, about four of them."""
+        raw = (self.high - self.low) / 4
+        power = 10.0 ** math.floor(math.log10(raw))
+        step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+        return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+
+    def marks(self, top: float, bottom: float, title: str) -> Iterator[Mark]:
+        """Yield the grid, the line at zero, the ticks and the axis's title."""
+        for tick in self.ticks():
+            x = self(tick)
+            yield Line(x, top, x, bottom, "muted" if tick == 0 else "grid")
+            yield Label(x, bottom + 10, f"{tick:.6g}".replace("-", "−"), "muted", "middle", 10)
+        yield Label((self.left + self.right) / 2, bottom + 25, title, "muted", "middle", 10)
+
+
+def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
+    entries = block["verdicts"]
+    left, right = _left(entries), WIDTH - _WORD
+    scale = _Scale.over((value for entry in entries for value in _extent(entry)), left, right)
+    top = 30.0
+    bottom = top + _ROW * len(entries)
+    marks: list[Mark] = list(scale.marks(top, bottom, f"effect, {block['unit']}"))
+    for number, entry in enumerate(entries):
+        marks += _forest_row(entry, block, scale, top + _ROW * (number + 0.5))
+    return Drawing(
+        f"forest-{block['id']}",
+        f"Effects of masking, {block['id']} ({block['model']})",
+        _forest_caption(block, seen),
+        WIDTH,
+        bottom + 34,
+        (*_forest_key(block), *marks),
+    )
+
+
+def _forest_row(entry: _Entry, block: _Entry, scale: _Scale, y: float) -> Iterator[Mark]:
+    estimates = entry["estimates"]
+    on, null = estimates["on"], estimates.get("null")
+    if null is not None:
+        start, end = scale(min(null["draws"])), scale(max(null["draws"]))
+        yield Rects(((start, y - 8, max(end - start, 1.0), 16),), "null", faint=True)
+        yield Line(scale(null["mean"]), y - 8, scale(null["mean"]), y + 8, "null", 1.5)
+    if block["kappa"] is not None and on["estimate"] > 0:
+        bar = scale(on["estimate"] / block["kappa"])
+        yield Line(bar, y - 10, bar, y + 10, "on", 1.0, dashed=True)
+    if "worst_off" in estimates:
+        yield from _interval(estimates["worst_off"], scale, y + 5, "off", hollow=True)
+    yield from _interval(on, scale, y - 4, "on")
+    yield Label(0, y, _short(entry["family"]), bold=True)
+    yield Label(WIDTH, y, entry["verdict"].lower() + _edge(entry), entry["verdict"], "end", 10)
+
+
+def _interval(entry: _Entry, scale: _Scale, y: float, ink: str, *, hollow: bool = False) -> Iterator[Mark]:
+    if entry["low"] is not None and entry["high"] is not None:
+        yield Line(scale(entry["low"]), y, scale(entry["high"]), y, ink, 2.0)
+    yield Dot(scale(entry["estimate"]), y, 3.0, ink, hollow)
+
+
+def _forest_key(block: _Entry) -> Iterator[Mark]:
+    yield Dot(4, 9, 3, "on")
+    yield Label(12, 9, "on-target", "muted", size=10)
+    yield Dot(72, 9, 3, "off", hollow=True)
+    yield Label(80, 9, "worst off-target", "muted", size=10)
+    if block["kappa"] is not None:
+        yield Line(174, 3, 174, 15, "on", 1.0, dashed=True)
+        yield Label(180, 9, "on-target / κ", "muted", size=10)
+    if _compared(block):
+        yield Rects(((258, 3, 12, 12),), "null", faint=True)
+        yield Line(264, 3, 264, 15, "null", 1.5)
+        yield Label(276, 9, "random sets", "muted", size=10)
+
+
+def _forest_caption(block: _Entry, seen: Mapping[str, Any]) -> str:
+    draws = _draws(block)
+    return " ".join(
+        [
+            f"Effect of masking each family of model {block['model']}, {block['unit']}, + is harm: on its own axis",
+            "(disc) and on the worst other axis (ring).",
+            f"Lines are {seen['level']} {seen['interval_kind']} intervals; n = {_n(block['verdicts'])} an axis.",
+            f"Grey: range and mean of {draws} random expert sets on the family's axis." if draws else "",
+            f"Dashed: on-target effect / κ with κ = {block['kappa']:g}." if block["kappa"] is not None else "",
+            "‡: knife-edge." if any(map(_edge, block["verdicts"])) else "",
+        ]
+    )
+
+
+def _nulls(block: _Entry) -> Drawing:
+    entries = [entry for entry in block["verdicts"] if "null" in entry["estimates"]]
+    left, right = _left(entries), WIDTH - _WORD
+    values = [[*entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]] for entry in entries]
+    scale = _Scale.over((value for row in values for value in row), left, right)
+    top, bottom = 22.0, 22.0 + _ROW * len(entries)
+    marks: list[Mark] = [Label(WIDTH, 9, "place from the top", "muted", "end", 10)]
+    marks += [Dot(4, 9, 3, "on"), Label(12, 9, "the family", "muted", size=10)]
+    marks += [Dot(82, 9, 2, "null"), Label(90, 9, "a random expert set", "muted", size=10)]
+    marks += scale.marks(top, bottom, f"effect on the family's own axis, {block['unit']}")
+    for number, entry in enumerate(entries):
+        y = top + _ROW * (number + 0.5)
+        draws, on = entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]
+        marks += [Dot(scale(value), y + _spread(place), 1.6, "null") for place, value in enumerate(draws)]
+        marks += [Dot(scale(on), y, 3.5, "on"), Label(0, y, _short(entry["family"]), bold=True)]
+        place = 1 + sum(draw >= on for draw in draws)
+        marks.append(Label(WIDTH, y, f"{place} of {len(draws) + 1}", "text", "end", 10))
+    caption = (
+        f"Effect on the family's own axis, {block['unit']}, + is harm, of masking the family (large disc) and each of"
+        f" {_draws(block)} random expert sets of its size (small discs, spread vertically to be told apart) in model"
+        f" {block['model']}; each is a mean over n = {_n(entries)}, without an interval. A family is compared with its"
+        " random sets by its place among them."
+    )
+    title = f"Random expert sets, {block['id']} ({block['model']})"
+    return Drawing(f"null-{block['id']}", title, caption, WIDTH, bottom + 34, tuple(marks))
+
+
+def _spread(place: int) -> float:
+    """Return a draw's vertical place, so that equal values do not hide each other."""
+    return float((place * 5) % 13 - 6)
+
+
+def _matrix(table: _Entry, seen: Mapping[str, Any]) -> Drawing:
+    rows, axes = table["rows"], table["axes"]
+    left = _LETTER * max(len(_short(row["family"])) for row in rows) + 10
+    wide = max(34.0, min(46.0, (WIDTH - left) / len(axes)))
+    top, high = 22 + _LETTER * max(len(_short(axis)) for axis in axes) * (wide < 40), 20.0
+    marks: list[Mark] = []
+    for column, axis in enumerate(axes):
+        x = left + wide * (column + 0.5)
+        upright = wide < 40
+        marks.append(Label(x, top - 8, _short(axis), "muted", "start" if upright else "middle", 10, upright=upright))
+    for number, row in enumerate(rows):
+        y = top + high * number
+        marks.append(Label(0, y + high / 2, _short(row["family"]), bold=True))
+        for column, cell in enumerate(row["cells"]):
+            if cell is None:
+                continue
+            box = (left + wide * column + 0.5, y + 0.5, wide - 1, high - 1)
+            ink = shade(cell["estimate"], table["largest"])
+            marks.append(Rects((box,), ink))
+            text = f"{cell['estimate']:.2f}".replace("-", "−") if wide < 42 else effect(cell["estimate"])
+            own = axes[column] == row["axis"]
+            marks.append(Label(box[0] + wide / 2, y + high / 2, text, "text", "middle", 9.5, bold=own))
+    caption = (
+        f"Mean effect of masking the family of each row on the axis of each column, {table['unit']}, + is harm; model"
+        f" {table['model']}, measure {table['measure']}, n = {table['units']} an axis. Bold: the family's own axis."
+        f" Blue is harm, orange help, in four steps up to {effect(table['largest'])}. The intervals"
+        f" ({seen['level']} {seen['interval_kind']}) are in the table of the report."
+    )
+    return Drawing(
+        f"matrix-{table['model']}-{table['measure']}",
+        f"On-target and off-target effects ({table['model']}, {table['measure']})",
+        caption,
+        max(WIDTH, left + wide * len(axes)),
+        top + high * len(rows) + 4,
+        tuple(marks),
+    )
+
+
+def _map(model: str, families: Sequence[_Entry]) -> Drawing:
+    layers = sorted({layer for family in families for layer, _ in family["cells"]})
+    experts = 1 + max((expert for family in families for _, chosen in family["cells"] for expert in chosen), default=0)
+    left, top = 44.0, 16.0 + 14 * math.ceil(len(families) / 5)
+    wide = (WIDTH - left) / experts
+    high = min(14.0, max(4.0, 400 / len(layers)))
+    row = {layer: top + high * number for number, layer in enumerate(layers)}
+    shared = Counter((at, expert) for family in families for at, chosen in family["cells"] for expert in chosen)
+    marks: list[Mark] = [Rects(((left, top, WIDTH - left, high * len(layers)),), "grid", faint=True)]
+    for number, family in enumerate(families):
+        ink = f"series{number % 10}"
+        lane, lanes = number, len(families)
+        boxes = tuple(
+            (left + wide * expert + lane * wide / lanes, row[layer] + 0.5, wide / lanes, high - 1)
+            if shared[layer, expert] > 1
+            else (left + wide * expert, row[layer] + 0.5, wide, high - 1)
+            for layer, chosen in family["cells"]
+            for expert in chosen
+        )
+        marks.append(Rects(boxes, ink))
+        x, y = left + 66 * (number % 5), 7 + 14 * (number // 5)
+        marks += [Rects(((x, y - 4, 8, 8),), ink), Label(x + 12, y, _short(family["name"])[:9], "text", size=9.5)]
+    for number, layer in enumerate(layers):
+        if number % max(1, math.ceil(len(layers) / 16)) == 0:
+            marks.append(Label(left - 5, row[layer] + high / 2, str(layer), "muted", "end", 9))
+    marks.append(Label(8, top + high * len(layers) / 2, "layer", "muted", "middle", 10, upright=True))
+    bottom = top + high * len(layers)
+    for expert in range(0, experts, max(1, 2 ** math.ceil(math.log2(max(1, experts / 8))))):
+        marks.append(Label(left + wide * (expert + 0.5), bottom + 9, str(expert), "muted", "middle", 9))
+    marks.append(Label((left + WIDTH) / 2, bottom + 23, "expert", "muted", "middle", 10))
+    caption = (
+        f"The experts masked for each family of model {model}: {len(families)} families over {len(layers)} layers,"
+        f" experts 0 to {experts - 1}. A cell shared by families is divided between them."
+    )
+    title = f"Where the families are ({model})"
+    return Drawing(f"families-{model}", title, caption, WIDTH, bottom + 32, tuple(marks))
+
+
+def _by_model(seen: Mapping[str, Any]) -> dict[str, list[_Entry]]:
+    found: dict[str, list[_Entry]] = {}
+    for family in seen["document"]["families"]:
+        if family["cells"]:
+            found.setdefault(family["model"], []).append(family)
+    return found
+
+
+def _compared(block: _Entry) -> bool:
+    return any("null" in entry["estimates"] for entry in block["verdicts"])
+
+
+def _draws(block: _Entry) -> int:
+    return max((len(e["estimates"]["null"]["draws"]) for e in block["verdicts"] if "null" in e["estimates"]), default=0)
+
+
+def _extent(entry: _Entry) -> Iterator[float | None]:
+    estimates = entry["estimates"]
+    for part in (estimates["on"], estimates.get("worst_off")):
+        if part is not None:
+            yield from (part["estimate"], part["low"], part["high"])
+    if "null" in estimates:
+        yield from (min(estimates["null"]["draws"]), max(estimates["null"]["draws"]))
+
+
+def _n(entries: Sequence[_Entry]) -> str:
+    units = sorted({entry["estimates"]["on"]["units"] for entry in entries})
+    return f"{units[0]}" if len(units) == 1 else f"{units[0]} to {units[-1]}"
+
+
+def _edge(entry: _Entry) -> str:
+    return " ‡" if "KNIFE_EDGE" in entry["flags"] else ""
+
+
+def _left(entries: Sequence[_Entry]) -> float:
+    return _LETTER * 1.1 * max(len(_short(entry["family"])) for entry in entries) + 8
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
