@@ -11,49 +11,24 @@ Only likelihood requests are answered (multiple_choice, loglikelihood, loglikeli
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
-import lm_eval
 import torch
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from prereg_moe import canonical
-from prereg_moe.errors import Deviated, Invalid, Problem, Stopped
+from prereg_moe.errors import Invalid, Problem, Stopped
 from prereg_moe.evidence import Scores
+from prereg_moe.lab.tasks import Sample, Tasks, TaskSpec, plain, quiet
 from prereg_moe.registration.schema import Engine
 
-__all__ = ["Harness", "Plan", "TaskSpec"]
+__all__ = ["Harness", "Plan"]
 
 Request: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of context and continuation
 Answer: TypeAlias = tuple[float, bool]  # log-likelihood in nats, whether greedy decoding gives it
-_FEWSHOT_SEED = 1234
-
-
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """One lm-eval task as a measure uses it.
-
-    Attributes:
-        axis: the axis it scores.
-        name: its name in the task folder.
-        items: the registered items, in order: each must come back as the task's document.
-        skip: how many documents stand before the first of them.
-        metric: the metric whose per-item value is taken.
-    """
-
-    axis: str
-    name: str
-    items: tuple[Mapping[str, Any], ...]
-    skip: int
-    metric: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +109,14 @@ class Harness:
     Args:
         model: a transformers causal LM in eval mode.
         tokenizer: its tokenizer.
-        folder: the folder of task YAML files.
-        specs: the tasks to score.
+        tasks: what is scored.
         engine: batch size and lengths.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, specs: Sequence[TaskSpec], engine: Engine) -> None:
-        with _quiet():
+    def __init__(self, model: Any, tokenizer: Any, tasks: Tasks, engine: Engine) -> None:
+        with quiet():
             self._scorer = _Scorer(model, tokenizer, engine)
-            self._tasks = _load_tasks(folder, [spec.name for spec in specs])
-        self._specs = tuple(specs)
+        self._tasks = tasks
         self.plan = self._make_plan()
 
     def answer(self) -> dict[Request, Answer]:
@@ -152,7 +125,7 @@ class Harness:
         Raises:
             Stopped: an answer is not finite.
         """
-        with _quiet():
+        with quiet():
             answers = self._scorer.compute(self.plan.requests)
         bad = sum(not math.isfinite(value) for value, _ in answers)
         if bad:
@@ -169,15 +142,13 @@ class Harness:
             Invalid: a task has no such metric.
         """
         self._scorer.answers = answers
-        samples = self._evaluate()
-        return {spec.axis: self._scores(spec, samples[spec.name]) for spec in self._specs}
+        samples = self._tasks.evaluate(self._scorer)
+        return {spec.axis: self._scores(spec, samples[spec.name]) for spec in self._tasks.specs}
 
     def _make_plan(self) -> Plan:
-        samples = self._evaluate()
-        for spec in self._specs:
-            self._scores(spec, samples[spec.name])  # documents and metric are checked before anything is computed
+        self._tasks.evaluate(self._scorer)  # documents and metrics are checked before anything is computed
         requests = tuple(self._scorer.asked)
-        problems = [p for spec in self._specs for p in self._preflight(spec)]
+        problems = [p for spec in self._tasks.specs for p in self._preflight(spec)]
         too_long = sum(len(c) + len(t) > self._scorer.max_length + 1 for c, t in requests)
         if too_long:
             problems.append(
@@ -185,8 +156,7 @@ class Harness:
             )
         if problems:
             raise Invalid(problems)
-        for task in self._tasks["tasks"].values():
-            task.build_all_requests = partial(_reuse, task)  # rebuilding costs a third of a condition's scoring
+        self._tasks.keep_requests()
         tokens = dict(self._scorer.tokens)
         listed = {
             "requests": [[list(context), list(target)] for context, target in requests],
@@ -198,71 +168,13 @@ class Harness:
         counts = [self._scorer.tokens.get((spec.name, number), 0) for number in range(len(spec.items))]
         if empty := [spec.items[number]["id"] for number, count in enumerate(counts) if count == 0]:
             yield Problem(spec.name, f"{len(empty)} items have nothing to score, the first {empty[0]!r}", "remove them")
-        prompts = {str(instance.args) for instance in self._tasks["tasks"][spec.name].instances}
+        prompts = {str(instance.args) for instance in self._tasks.instances(spec.name)}
         if len(prompts) == 1 < len(spec.items):
             yield Problem(spec.name, "asks the same of every item", "a column in its YAML is misspelt")
 
-    def _evaluate(self) -> dict[str, list[dict[str, Any]]]:
-        chosen = {spec.name: list(range(spec.skip, spec.skip + len(spec.items))) for spec in self._specs}
-        with _quiet():
-            results = lm_eval.evaluate(
-                lm=self._scorer, task_dict=self._tasks, samples=chosen, bootstrap_iters=0, log_samples=True
-            )
-        samples: dict[str, list[dict[str, Any]]] = results["samples"]
-        return samples
-
-    def _scores(self, spec: TaskSpec, samples: list[dict[str, Any]]) -> Scores:
-        if [sample["doc"] for sample in samples] != list(spec.items):
-            raise Deviated(
-                Problem(
-                    spec.name,
-                    "its documents are not the registered items",
-                    "the task must read the corpus file as it is",
-                )
-            )
-        if spec.metric not in samples[0]:
-            raise Invalid(
-                Problem(spec.name, f"has no metric {spec.metric!r}", f"it has {', '.join(samples[0]['metrics'])}")
-            )
+    def _scores(self, spec: TaskSpec, samples: list[Sample]) -> Scores:
         return Scores(
             metric=tuple(float(sample[spec.metric]) for sample in samples),
             tokens=tuple(self._scorer.tokens.get((spec.name, number), 0) for number in range(len(samples))),
-            responses=tuple(_plain(sample["resps"]) for sample in samples),
+            responses=tuple(plain(sample["resps"]) for sample in samples),
         )
-
-
-def _load_tasks(folder: Path, names: list[str]) -> Any:
-    manager = TaskManager(include_path=str(folder), include_defaults=False)
-    unknown = sorted(set(names) - set(manager.all_tasks))
-    if unknown:
-        raise Invalid(
-            Problem(str(folder.name), f"has no task {', '.join(unknown)}", f"it has {', '.join(manager.all_tasks)}")
-        )
-    tasks = manager.load(names)
-    for task in tasks["tasks"].values():
-        if task.get_config("num_fewshot") is None:
-            task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(_FEWSHOT_SEED)
-    return tasks
-
-
-def _reuse(task: Any, **_: Any) -> None:
-    """Stand in for ``build_all_requests`` once they are built: the same requests, unanswered."""
-    for instance in task.instances:
-        instance.resps, instance.filtered_resps = [], {}
-
-
-def _plain(value: Any) -> Any:
-    """Return lm-eval's nested tuples and lists as JSON."""
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lm-eval's progress talk off the terminal; its errors come as exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

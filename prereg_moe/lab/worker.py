@@ -20,9 +20,10 @@ from prereg_moe.errors import Deviated, Invalid, Problem
 from prereg_moe.freezing import load_frozen, read_items
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab.capture import Recorder
-from prereg_moe.lab.harness import Harness, TaskSpec
+from prereg_moe.lab.harness import Harness
 from prereg_moe.lab.intervene import Mask, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
+from prereg_moe.lab.tasks import Tasks, specs_of
 from prereg_moe.registration import Registration, parse
 from prereg_moe.registry import Registry, find_source
 
@@ -122,17 +123,13 @@ class _Bench:
         moe = self.load(model)
         if self._harness is None or self._harness[0] != (model, name):
             measure = self.registration.measures[name]
-            specs = [
-                TaskSpec(
-                    axis=axis,
-                    name=measure.task.replace("{axis}", axis),
-                    items=tuple(self.items(measure.corpus, axis, measure.skip, measure.items)),
-                    skip=measure.skip,
-                    metric=measure.metric,
-                )
-                for axis in self.registration.axes
-            ]
-            made = Harness(moe.model, self.tokenizer(model), self.path(measure.tasks), specs, self.registration.engine)
+            tasks = Tasks(
+                self.path(measure.tasks),
+                specs_of(self.registration, name, self.path),
+                fewshot=measure.fewshot,
+                chat_template=bool(measure.chat_template),
+            )
+            made = Harness(moe.model, self.tokenizer(model), tasks, self.registration.engine)
             self._harness = ((model, name), made)
         return self._harness[1]
 

@@ -1,6 +1,15 @@
 """The registration: what an author writes (`document`), what it may say (`schema`), what it must be (`loading`)."""
 
-from prereg_moe.registration.loading import block_alpha, expand, family_names, load, needs_null, off_axes, parse
+from prereg_moe.registration.loading import (
+    block_alpha,
+    expand,
+    family_names,
+    load,
+    needs_null,
+    off_axes,
+    parse,
+    task_name,
+)
 from prereg_moe.registration.schema import SCHEMA, Registration
 
 __all__ = [
@@ -13,4 +22,5 @@ __all__ = [
     "needs_null",
     "off_axes",
     "parse",
+    "task_name",
 ]

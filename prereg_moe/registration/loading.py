@@ -19,9 +19,9 @@ from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.registration import schema
 from prereg_moe.registration.document import place, read_yaml
-from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration
+from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration, TaskMeasure
 
-__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse"]
+__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse", "task_name"]
 
 
 def load(source: Path | bytes) -> Registration:
@@ -94,6 +94,13 @@ def off_axes(registration: Registration, claims: Claims, axis: str) -> tuple[str
         for other, what in registration.axes.items()
         if other != axis and (claims.off == "all" or what.domain == registration.axes[axis].domain)
     )
+
+
+def task_name(measure: TaskMeasure, axis: str) -> str:
+    """Return the name of the task that scores an axis."""
+    if isinstance(measure.task, dict):
+        return measure.task[axis]
+    return measure.task.replace("{axis}", axis)
 
 
 def needs_null(registration: Registration, claims: Claims) -> bool:
@@ -197,6 +204,9 @@ def _references(registration: Registration) -> Iterator[Problem]:
             yield Problem(
                 f"measures.{name}.cluster", "is missing", "unit: cluster needs the item field that names the cluster"
             )
+        if isinstance(measure.task, dict) and set(measure.task) != set(registration.axes):
+            found, expected = ", ".join(sorted(measure.task)), ", ".join(registration.axes)
+            yield Problem(f"measures.{name}.task", f"names tasks for {found}", f"one for each axis: {expected}")
     if registration.atlas is not None:
         yield from known("atlas.corpus", registration.atlas.corpus, registration.corpora, "corpora")
     for index, claims in enumerate(registration.claims):

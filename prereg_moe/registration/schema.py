@@ -153,13 +153,15 @@ class Axis(_Part):
 class TaskMeasure(_Part):
     """A per-item score of an lm-evaluation-harness task on every axis.
 
-    ``task`` may hold ``{axis}``. ``per: token`` divides the task's metric by the number of
+    ``task`` may hold ``{axis}``, or name a task for each axis. ``fewshot`` puts that many of the
+    task's own examples before each item (left out: as the task says), ``chat_template`` sends
+    prompts through the tokenizer's template. ``per: token`` divides the task's metric by the number of
     tokens lm-eval scored for the item, so a summed log-likelihood becomes nats per token.
     """
 
     kind: Literal["task"]
     tasks: Source
-    task: Text
+    task: Text | dict[Name, Text]
     metric: Name
     per: Literal["item", "token"]
     harm: Literal["increase", "decrease"]
@@ -168,6 +170,8 @@ class TaskMeasure(_Part):
     cluster: Name | None = None
     skip: Annotated[int, Field(ge=0)] = 0
     items: Annotated[int, Field(ge=2)]
+    fewshot: Annotated[int, Field(ge=0, le=100)] | None = None
+    chat_template: bool | None = None
 
 
 class Atlas(_Part):
