@@ -7,9 +7,10 @@ Grammar (a subset of Python's expressions, parsed by :mod:`ast` and walked by a 
     sum     = sum ("+" | "-" | "*" | "/") sum | "-" sum | "(" sum ")" | number | word "." word
 
 A name such as ``on.est`` stands for a number known up to an interval: an estimate is the
-interval [x, x], a published two-decimal number is [x - .005, x + .005], a missing quantity is
-unknown. A comparison is true (false) when it is so for *every* value in the intervals, else
-unknown; ``and``, ``or``, ``not`` are Kleene's. Unknown is not false.
+interval [x, x], a published two-decimal number is [x - .005, x + .005], one of which only a lower
+bound is known [x, inf], a missing quantity is unknown. A comparison is true (false) when it is so
+for *every* value in the intervals, else unknown; ``and``, ``or``, ``not`` are Kleene's. Unknown is
+not false. Where an end is a fraction, arithmetic is exact, so that a tie is a tie.
 
 The margin of ``a > b`` is the interval a - b, of ``and`` the smaller, of ``or`` the larger: the
 distance to the bar in the units of what is compared, positive when the rule holds.
@@ -25,12 +26,15 @@ True
 from __future__ import annotations
 
 import ast
+import copy
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TypeAlias
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 from prereg_moe.errors import Invalid, Problem
 
@@ -54,7 +58,8 @@ QUANTITIES = {
 _MAX_CHARACTERS = 500
 _OTHER_CHARACTERS = re.compile(r"[^A-Za-z0-9_.+*/()<>= -]")  # no comments, no quotes, one line
 
-Number: TypeAlias = "tuple[float, float] | None"  # an interval, or unknown
+End: TypeAlias = "float | Fraction"
+Number: TypeAlias = "tuple[End, End] | None"  # an interval, or unknown
 
 _COMPARISONS: dict[type[ast.cmpop], tuple[int, bool]] = {
     ast.Gt: (1, True),
@@ -69,7 +74,7 @@ class Outcome:
     """A truth value (True, False, or None for unknown), its margin and the names that were missing."""
 
     truth: bool | None
-    margin: tuple[float, float] | None
+    margin: tuple[End, End] | None
     missing: tuple[str, ...] = ()
 
 
@@ -81,19 +86,26 @@ class Expression:
     tree: ast.expr
     names: frozenset[str]
 
-    def evaluate(self, values: Mapping[str, float | tuple[float, float] | None]) -> Outcome:
+    def evaluate(self, values: Mapping[str, End | tuple[End, End] | None]) -> Outcome:
         """Return what the rule says of the values.
 
         Args:
-            values: name -> number, (low, high), or None; a name that is absent is unknown.
+            values: name -> number, (low, high), or None; a name that is absent is unknown. One end may
+                be infinite; fractions are calculated with exactly.
         """
-        known = {name: _interval(values.get(name)) for name in self.names}
-        truth, margin = _judge(self.tree, known)
+        known = {name: _known(values.get(name)) for name in self.names}
+        exact = any(isinstance(end, Fraction) for value in known.values() for end in value or ())
+        truth, margin = _judge(_exact(self.tree) if exact else self.tree, known)
         return Outcome(truth, margin, tuple(sorted(name for name, value in known.items() if value is None)))
 
 
-def parse(text: str, where: str = "expression") -> Expression:
+def parse(text: str, where: str = "expression", *, also: AbstractSet[str] = frozenset()) -> Expression:
     """Return the rule a text (or the name of a published rule) says.
+
+    Args:
+        text: the rule.
+        where: its place, for messages.
+        also: names besides :data:`QUANTITIES` it may use.
 
     Raises:
         Invalid: with everything in it that the grammar does not have.
@@ -108,7 +120,7 @@ def parse(text: str, where: str = "expression") -> Expression:
         tree = ast.parse(text, mode="eval").body
         names: set[str] = set()
         problems: list[str] = []
-        _check_rule(tree, names, problems)
+        _check_rule(tree, names, problems, {*QUANTITIES, *also})
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Invalid(Problem(where, f"{text!r} is not an expression", todo)) from error
     if problems:
@@ -116,18 +128,18 @@ def parse(text: str, where: str = "expression") -> Expression:
     return Expression(text, tree, frozenset(names))
 
 
-def _check_rule(node: ast.expr, names: set[str], problems: list[str]) -> None:
+def _check_rule(node: ast.expr, names: set[str], problems: list[str], known: AbstractSet[str]) -> None:
     match node:
         case ast.BoolOp(values=parts):
             for part in parts:
-                _check_rule(part, names, problems)
+                _check_rule(part, names, problems, known)
         case ast.UnaryOp(op=ast.Not(), operand=part):
-            _check_rule(part, names, problems)
+            _check_rule(part, names, problems, known)
         case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARISONS:
             compared: set[str] = set()
             before = len(problems)
-            _check_sum(left, compared, problems)
-            _check_sum(right, compared, problems)
+            _check_sum(left, compared, problems, known)
+            _check_sum(right, compared, problems, known)
             if not compared and len(problems) == before:  # `1 > 0` would confirm every claim
                 problems.append(f"{ast.unparse(node)!r} compares no quantity")
             names |= compared
@@ -135,28 +147,40 @@ def _check_rule(node: ast.expr, names: set[str], problems: list[str]) -> None:
             problems.append(f"{ast.unparse(node)!r} is not a comparison")
 
 
-def _check_sum(node: ast.expr, names: set[str], problems: list[str]) -> None:
+def _check_sum(node: ast.expr, names: set[str], problems: list[str], known: AbstractSet[str]) -> None:
     match node:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), right=right):
-            _check_sum(left, names, problems)
-            _check_sum(right, names, problems)
+            _check_sum(left, names, problems, known)
+            _check_sum(right, names, problems, known)
         case ast.UnaryOp(op=ast.USub(), operand=part):
-            _check_sum(part, names, problems)
+            _check_sum(part, names, problems, known)
         case ast.Constant(value=int() | float() as value) if (
             not isinstance(value, bool) and abs(value) <= sys.float_info.max
         ):
             pass
-        case ast.Attribute(value=ast.Name(id=group), attr=attribute) if f"{group}.{attribute}" in QUANTITIES:
+        case ast.Attribute(value=ast.Name(id=group), attr=attribute) if f"{group}.{attribute}" in known:
             names.add(f"{group}.{attribute}")
         case _:
             problems.append(f"{ast.unparse(node)!r} is not a number or a quantity")
 
 
-def _interval(value: float | tuple[float, float] | None) -> Number:
+def _known(value: End | tuple[End, End] | None) -> Number:
+    """Return a value as an interval with a finite end; None where there is none."""
     if value is None:
         return None
     low, high = value if isinstance(value, tuple) else (value, value)
-    return (low, high) if math.isfinite(low) and math.isfinite(high) and low <= high else None
+    bounded = math.isfinite(low) or math.isfinite(high)
+    return (low, high) if bounded and low <= high and low < math.inf and high > -math.inf else None
+
+
+def _exact(tree: ast.expr) -> ast.expr:
+    """Return a rule whose constants are the decimal numbers it was written with, as fractions."""
+
+    class Constants(ast.NodeTransformer):
+        def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+            return ast.Constant(Fraction(str(node.value)))  # type: ignore[arg-type]  # never compiled
+
+    return Constants().visit(copy.deepcopy(tree))  # type: ignore[no-any-return]
 
 
 def _judge(node: ast.expr, known: Mapping[str, Number]) -> tuple[bool | None, Number]:
@@ -193,13 +217,15 @@ def _amount(node: ast.expr, known: Mapping[str, Number]) -> Number:
         case ast.UnaryOp(operand=part):
             return _arithmetic(ast.Sub(), (0.0, 0.0), _amount(part, known))
         case ast.Constant(value=value):
-            return (float(value), float(value))  # type: ignore[arg-type]  # `parse` lets only numbers through
+            constant: Any = value  # `parse` lets only numbers through
+            number = constant if isinstance(constant, Fraction) else float(constant)
+            return (number, number)
         case ast.Attribute(value=ast.Name(id=group), attr=attribute):
             return known[f"{group}.{attribute}"]
     raise AssertionError(node)
 
 
-_CORNERS: dict[type[ast.operator], Callable[[float, float], float]] = {
+_CORNERS: dict[type[ast.operator], Callable[[Any, Any], End]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
@@ -211,4 +237,7 @@ def _arithmetic(op: ast.operator, left: Number, right: Number) -> Number:
     if left is None or right is None or (isinstance(op, ast.Div) and right[0] <= 0 <= right[1]):
         return None
     corners = [_CORNERS[type(op)](a, b) for a in left for b in right]
-    return _interval((min(corners), max(corners)))
+    unbounded = not all(map(math.isfinite, (*left, *right)))
+    if any(math.isnan(end) or (math.isinf(end) and not unbounded) for end in corners):
+        return None  # 0 * inf, inf - inf, or more than a float holds
+    return _known((min(corners), max(corners)))

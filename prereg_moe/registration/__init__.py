@@ -8,6 +8,7 @@ from prereg_moe.registration.loading import (
     needs_null,
     off_axes,
     parse,
+    read_as,
     task_name,
 )
 from prereg_moe.registration.schema import SCHEMA, Registration
@@ -22,5 +23,6 @@ __all__ = [
     "needs_null",
     "off_axes",
     "parse",
+    "read_as",
     "task_name",
 ]

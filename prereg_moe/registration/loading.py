@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
@@ -21,7 +22,9 @@ from prereg_moe.registration import schema
 from prereg_moe.registration.document import place, read_yaml
 from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration, TaskMeasure
 
-__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse", "task_name"]
+__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse", "read_as", "task_name"]
+
+Document = TypeVar("Document", bound=BaseModel)
 
 
 def load(source: Path | bytes) -> Registration:
@@ -56,18 +59,28 @@ def parse(value: Any) -> Registration:
         ]
         if planned:
             raise Invalid(planned)
-    try:
-        # JSON mode: lists become tuples and 3 becomes 3.0, but nothing else is converted
-        registration = Registration.model_validate_json(canonical.dumps(value))
-    except ValidationError as error:
-        raise Invalid([_problem(detail, value) for detail in error.errors()]) from error
+    registration = read_as(Registration, value)
     problems = list(_cross_check(registration))
     if problems:
         raise Invalid(problems)
     return registration
 
 
-def expand(registration: Registration) -> dict[str, Any]:
+def read_as(kind: type[Document], value: Any) -> Document:
+    """Return the document of a kind that a plain value says.
+
+    Raises:
+        Invalid: with everything that is not of the kind's form, each with its place.
+    """
+    try:
+        # JSON mode: lists become tuples and 3 becomes 3.0, but nothing else is converted
+        return kind.model_validate_json(canonical.dumps(value))
+    except ValidationError as error:
+        known = vars(sys.modules[kind.__module__])
+        raise Invalid([_problem(detail, value, known) for detail in error.errors()]) from error
+
+
+def expand(registration: BaseModel) -> dict[str, Any]:
     """Return the registration as plain JSON with every default written out.
 
     What is not registered (an optional part left out) is not there, so that a part which a later
@@ -125,14 +138,14 @@ _SPELLING = {
 }
 
 
-def _problem(detail: Any, value: Any) -> Problem:
+def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
     """Return pydantic's finding in our words, with the place an author would look at."""
     path = _authored(detail["loc"], value)
     where, kind, context = place(path) or "registration", detail["type"], detail.get("ctx", {})
     if kind == "missing":
         return Problem(where, "is missing", "every registration says this")
     if kind == "extra_forbidden":
-        return Problem(where, "is not a key of a registration", _nearest(path))
+        return Problem(where, "is not a key of a registration", _nearest(path, types))
     if kind in ("literal_error", "union_tag_invalid"):
         found = context.get("tag") or detail["input"]
         union = ".".join(part for part in path if isinstance(part, str) and part != "kind")
@@ -165,8 +178,8 @@ def _authored(location: tuple[int | str, ...], value: Any) -> tuple[int | str, .
     return tuple(path)
 
 
-def _nearest(path: tuple[int | str, ...]) -> str:
-    known = {name for part in vars(schema).values() if hasattr(part, "model_fields") for name in part.model_fields}
+def _nearest(path: tuple[int | str, ...], types: Mapping[str, Any]) -> str:
+    known = {name for part in types.values() if hasattr(part, "model_fields") for name in part.model_fields}
     near = difflib.get_close_matches(str(path[-1]), sorted(known), n=1)
     return f"did you mean {near[0]!r}?" if near else "remove it"
 

@@ -39,6 +39,7 @@ __all__ = [
     "ModelControl",
     "ModularRule",
     "NullControl",
+    "Part",
     "PlannedEffects",
     "Registration",
     "Replication",
@@ -124,11 +125,13 @@ Source = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Seed = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # RFC 8785 has no 64-bit integers
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a document: strict, frozen, and without keys nobody declared."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Model(_Part):
+class Model(Part):
     """A checkpoint: ``testbed:NAME``, ``./folder`` beside the registration, or ``hf:org/name@commit``."""
 
     source: Source
@@ -136,21 +139,21 @@ class Model(_Part):
     experts_implementation: Literal["grouped_mm", "batched_mm", "eager"] = "grouped_mm"
 
 
-class Corpus(_Part):
+class Corpus(Part):
     """A folder of items, one JSON-lines file an axis; each line has a unique text ``id``."""
 
     source: Source
     file: Text = "{axis}.jsonl"
 
 
-class Axis(_Part):
+class Axis(Part):
     """What is measured (a language, a capability) and the domain it belongs to."""
 
     domain: Name
     title: str = ""
 
 
-class TaskMeasure(_Part):
+class TaskMeasure(Part):
     """A per-item score of an lm-evaluation-harness task on every axis.
 
     ``task`` may hold ``{axis}``, or name a task for each axis. ``fewshot`` puts that many of the
@@ -174,7 +177,7 @@ class TaskMeasure(_Part):
     chat_template: bool | None = None
 
 
-class Atlas(_Part):
+class Atlas(Part):
     """Which routing statistic, on which items, families are built from."""
 
     corpus: Name
@@ -184,7 +187,7 @@ class Atlas(_Part):
     items: Annotated[int, Field(ge=1)]
 
 
-class ExclusionRule(_Part):
+class ExclusionRule(Part):
     """Experts no family may hold.
 
     ``none``; ``ids`` (named here); ``shared_core``: those whose routing share is at least
@@ -196,7 +199,7 @@ class ExclusionRule(_Part):
     at_least: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TopLift(_Part):
+class TopLift(Part):
     """The ``size`` experts of highest lift for the axis.
 
     ``unit`` says what an expert is: ``global_id`` pools an id over layers and takes it in every
@@ -210,7 +213,7 @@ class TopLift(_Part):
     exclude: ExclusionRule
 
 
-class ExplicitFamily(_Part):
+class ExplicitFamily(Part):
     """Cells written out: decoder layer -> expert ids, the same for every model."""
 
     kind: Literal["explicit"]
@@ -218,7 +221,7 @@ class ExplicitFamily(_Part):
     unit: Literal["global_id", "per_layer", "cells"] = "per_layer"
 
 
-class FamilyBlock(_Part):
+class FamilyBlock(Part):
     """One hypothesised family for each axis named; ``name`` may hold ``{axis}``."""
 
     name: Text = "{axis}"
@@ -226,7 +229,7 @@ class FamilyBlock(_Part):
     build: Annotated[TopLift | ExplicitFamily, Field(discriminator="kind")]
 
 
-class Mask(_Part):
+class Mask(Part):
     """The router cannot choose the family's experts.
 
     ``gates: renorm`` removes them before the softmax (the gates of the others grow);
@@ -237,7 +240,7 @@ class Mask(_Part):
     gates: Literal["renorm", "original"]
 
 
-class NullControl(_Part):
+class NullControl(Part):
     """Random expert sets of the family's size, each scored on every axis.
 
     ``match: size`` draws uniformly; families of one size share their draws. ``match: mass`` also
@@ -253,7 +256,7 @@ class NullControl(_Part):
     seed: Seed
 
 
-class ModelControl(_Part):
+class ModelControl(Part):
     """A block of control claims and how many of them must (at least) or may (at most) be confirmed."""
 
     claims: Name
@@ -261,7 +264,7 @@ class ModelControl(_Part):
     at_most: Annotated[int, Field(ge=0)] | None = None
 
 
-class Controls(_Part):
+class Controls(Part):
     """What must hold before any other claim counts."""
 
     null: NullControl | None = None
@@ -269,7 +272,7 @@ class Controls(_Part):
     negative: ModelControl | None = None
 
 
-class ModularRule(_Part):
+class ModularRule(Part):
     """The family harms its own axis more than random experts do, and every other axis at most 1/kappa as much."""
 
     kind: Literal["modular"]
@@ -278,7 +281,7 @@ class ModularRule(_Part):
     absolute: bool = False
 
 
-class SelectiveRule(_Part):
+class SelectiveRule(Part):
     """As ``modular`` without null draws: on-target effect above the minimum, and selective."""
 
     kind: Literal["selective"]
@@ -287,7 +290,7 @@ class SelectiveRule(_Part):
     absolute: bool = False
 
 
-class ExpressionRule(_Part):
+class ExpressionRule(Part):
     """One line over estimates in a closed grammar; ``paper_point`` and ``paper_ci`` name the published ones.
 
     A true ``confirm`` confirms, a true ``refute`` refutes, anything else is inconclusive.
@@ -304,7 +307,7 @@ class ExpressionRule(_Part):
 Rule = Annotated[ModularRule | SelectiveRule | ExpressionRule, Field(discriminator="kind")]
 
 
-class Claims(_Part):
+class Claims(Part):
     """A block of claims: one for each family of a model, judged together by one rule.
 
     ``off`` says which axes are off-target: ``all`` others, those of the same ``domain``, or a list.
@@ -320,7 +323,7 @@ class Claims(_Part):
     rule: Name
 
 
-class Interval(_Part):
+class Interval(Part):
     """How reported intervals are made."""
 
     kind: Literal["bootstrap_t", "percentile", "basic", "bca", "hall_t"] = "bootstrap_t"
@@ -328,14 +331,14 @@ class Interval(_Part):
     sides: Literal["two"] = "two"
 
 
-class Multiplicity(_Part):
+class Multiplicity(Part):
     """Step-down max-T inside a block of claims; ``alpha`` is divided by the number of confirmatory blocks."""
 
     method: Literal["max_t"] = "max_t"
     between: Literal["bonferroni"] = "bonferroni"
 
 
-class Inference(_Part):
+class Inference(Part):
     """Error rates and resampling."""
 
     alpha: Annotated[float, Field(gt=0, lt=0.5)]
@@ -349,7 +352,7 @@ class Inference(_Part):
     few_units: Annotated[int, Field(ge=2)] = 30
 
 
-class Replication(_Part):
+class Replication(Part):
     """A family is replicated when at least ``require`` of the named blocks of claims support it."""
 
     id: Name
@@ -357,7 +360,7 @@ class Replication(_Part):
     require: Annotated[int, Field(ge=1)]
 
 
-class Engine(_Part):
+class Engine(Part):
     """What computes the responses; everything here can change a value in the last digits."""
 
     kind: Literal["stock"] = "stock"
@@ -367,13 +370,13 @@ class Engine(_Part):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Stopping(_Part):
+class Stopping(Part):
     """When data collection ends: ``fixed`` runs every registered condition and looks once."""
 
     kind: Literal["fixed"] = "fixed"
 
 
-class Report(_Part):
+class Report(Part):
     """The templates verdicts are shown by; their bytes are frozen beside the registration."""
 
     template: Literal["default"] = "default"
@@ -384,7 +387,7 @@ ScenarioName = Literal[
 ]
 
 
-class PlannedEffects(_Part):
+class PlannedEffects(Part):
     """The effects a study is planned for, in units of the measure: own axis, other axes, random expert sets."""
 
     on: Annotated[float, Field(gt=0)]
@@ -392,14 +395,14 @@ class PlannedEffects(_Part):
     random: Annotated[float, Field(ge=0)] = 0.0
 
 
-class Demand(_Part):
+class Demand(Part):
     """Error rates a diagnosis has to show: its Monte-Carlo interval lies on the right side of each bound."""
 
     fwer_at_most: Annotated[float, Field(gt=0, lt=1)] | None = None
     power_at_least: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
-class Diagnosis(_Part):
+class Diagnosis(Part):
     """What `prereg-moe diagnose` simulates, and what freezing demands of it.
 
     ``effects`` names measures; one that is not named is planned at 24 minimum effects on its own
@@ -414,7 +417,7 @@ class Diagnosis(_Part):
     on_failure: Literal["refuse", "warn"] = "refuse"
 
 
-class Registration(_Part):
+class Registration(Part):
     """A pre-registered study."""
 
     schema_: Annotated[Literal["prereg-moe/1"], Field(alias="schema")]

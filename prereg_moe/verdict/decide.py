@@ -369,7 +369,7 @@ def _expression(effects: Effects, family: str, rule: ExpressionRule) -> Decision
     flags = ["UNCORRECTED"]
     if outcome.truth is not None and confirm.evaluate(rounded).truth is None:
         flags.append("KNIFE_EDGE")
-    margin = None if outcome.margin is None else outcome.margin[0]
+    margin = None if outcome.margin is None else float(outcome.margin[0])
     return Decision(verdict, (reason,), tuple(flags), margin=margin, parts={**parts, "expression": confirm.text})
 
 

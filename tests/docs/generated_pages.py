@@ -20,6 +20,7 @@ from registration_keys import KEYS
 from prereg_moe.begin import begin, json_schema
 from prereg_moe.cli import cli
 from prereg_moe.demo import REGISTRATION
+from prereg_moe.importing import schema as importing
 from prereg_moe.registration import schema
 from prereg_moe.rules import NAMED, QUANTITIES
 
@@ -49,6 +50,10 @@ def _begun() -> str:
 
 def _schema() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def _import_schema() -> str:
+    return json.dumps(importing.json_schema(), indent=1, sort_keys=True) + "\n"
 
 
 def _packaged() -> str:
@@ -201,6 +206,7 @@ GENERATED: dict[str, Callable[[], str]] = {  # file name below the root -> what 
     "docs/cli.md": cli_page,
     "docs/registration.md": registration_page,
     "registrations/registration.schema.json": _schema,
+    "registrations/import.schema.json": _import_schema,
     "registrations/testbed/registration.yaml": _packaged,
     "registrations/olmoe-1b-7b/registration.yaml": _begun,
 }
