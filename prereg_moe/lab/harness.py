@@ -2,7 +2,7 @@
 
 :class:`Harness` runs stock ``lm_eval.evaluate`` twice. The first run only *plans*: every
 tokenised request is written down and nothing is computed. The requests are then answered under
-an intervention, by lm-eval's own HFLM scorer, and a second stock run *replays* the answers, so
+an intervention by an engine (`lab.engines`), and a second stock run *replays* the answers, so
 that every score is lm-eval's. A request that is not in the plan raises; lm-eval's caches, which
 do not know the model or the data, are never used.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -22,13 +22,10 @@ from lm_eval.models.huggingface import HFLM
 from prereg_moe import canonical
 from prereg_moe.errors import Invalid, Problem, Stopped
 from prereg_moe.evidence import Scores
+from prereg_moe.lab.engines.base import Answer, Request
 from prereg_moe.lab.tasks import Sample, Tasks, TaskSpec, plain, quiet
-from prereg_moe.registration.schema import Engine
 
 __all__ = ["Harness", "Plan"]
-
-Request: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of context and continuation
-Answer: TypeAlias = tuple[float, bool]  # log-likelihood in nats, whether greedy decoding gives it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +46,12 @@ class Plan:
 class _Scorer(HFLM):  # type: ignore[misc]  # lm_eval ships no types
     """HFLM that writes its requests down (``answers is None``) or answers them from a table."""
 
-    def __init__(self, model: Any, tokenizer: Any, engine: Engine) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int, max_length: int | None) -> None:
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
-            batch_size=engine.batch_size,
-            max_length=engine.max_length,
+            batch_size=batch_size,
+            max_length=max_length,
             softmax_dtype="float32",  # bfloat16 softmax is up to 3.9 nats wrong a document
         )
         self.asked: dict[Request, None] = {}
@@ -110,29 +107,36 @@ class Harness:
         model: a transformers causal LM in eval mode.
         tokenizer: its tokenizer.
         tasks: what is scored.
-        engine: batch size and lengths.
+        batch_size: requests HFLM answers at once.
+        max_length: most tokens fed to the model; None takes what HFLM reads from its configuration.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, tasks: Tasks, engine: Engine) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tasks: Tasks, *, batch_size: int, max_length: int | None) -> None:
         with quiet():
-            self._scorer = _Scorer(model, tokenizer, engine)
+            self._scorer = _Scorer(model, tokenizer, batch_size, max_length)
         self._tasks = tasks
         self.plan = self._make_plan()
 
-    def answer(self) -> dict[Request, Answer]:
-        """Return the model's answer to every planned request, as it stands (or is intervened on) now.
+    @property
+    def max_length(self) -> int:
+        """Most tokens HFLM feeds the model at once."""
+        longest: int = self._scorer.max_length
+        return longest
+
+    def stock(self, requests: Sequence[Request]) -> dict[Request, Answer]:
+        """Return HFLM's own answers to requests, by the model as it stands (or is intervened on) now.
 
         Raises:
             Stopped: an answer is not finite.
         """
         with quiet():
-            answers = self._scorer.compute(self.plan.requests)
+            answers = self._scorer.compute(requests)
         bad = sum(not math.isfinite(value) for value, _ in answers)
         if bad:
             raise Stopped(
                 Problem("model", f"{bad} of {len(answers)} log-likelihoods are not finite", "nothing was written")
             )
-        return dict(zip(self.plan.requests, answers, strict=True))
+        return dict(zip(requests, answers, strict=True))
 
     def score(self, answers: Mapping[Request, Answer]) -> dict[str, Scores]:
         """Return axis -> what lm-eval makes of the answers, items in the registered order.

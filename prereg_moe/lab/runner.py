@@ -23,6 +23,7 @@ from prereg_moe import canonical, errors, evidence
 from prereg_moe.errors import NotCheckable, PreregError, Problem, Stopped, Tampered
 from prereg_moe.freezing import atlas_inputs, compare_pins
 from prereg_moe.frozen import Frozen
+from prereg_moe.lab.engines.packs import packs
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
@@ -85,8 +86,10 @@ def run(registry: Registry, frozen: Frozen, digests: Sequence[str], *, workers: 
     Raises:
         Stopped: a guard fired, or a file could not be written.
     """
-    shares = [list(digests[index::workers]) for index in range(min(workers, len(digests)))]
-    for done, label in enumerate(_work(registry, frozen, shares), start=1):
+    wanted = frozenset(digests)
+    todo = [pack for pack in packs(frozen) if not wanted.isdisjoint(pack)]
+    shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
+    for done, label in enumerate(_work(registry, frozen, shares, wanted), start=1):
         progress(done, len(digests), label)
 
 
@@ -139,11 +142,13 @@ def _writable(folder: Path) -> None:
     probe.unlink()
 
 
-def _work(registry: Registry, frozen: Frozen, shares: list[list[str]]) -> Iterator[str]:
-    """Start a worker for each share and yield a label for every condition that is written."""
+def _work(
+    registry: Registry, frozen: Frozen, shares: list[list[tuple[str, ...]]], wanted: frozenset[str]
+) -> Iterator[str]:
+    """Start a worker for each share of packs and yield a label for every condition that is written."""
     with _pinned(frozen.registration.engine.threads):
         yield from _collect(
-            [("compute", registry.root, frozen.registration.id, share) for share in shares],
+            [("compute", registry.root, frozen.registration.id, share, wanted) for share in shares],
             frozen.registration.engine.threads,
         )
 

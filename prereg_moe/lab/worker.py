@@ -6,7 +6,7 @@ Run by `runner` in processes of its own; every function yields what it has to sa
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +20,10 @@ from prereg_moe.errors import Deviated, Invalid, Problem
 from prereg_moe.freezing import load_frozen, read_items
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab.capture import Recorder
+from prereg_moe.lab.engines import Case, Engine
+from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.harness import Harness
-from prereg_moe.lab.intervene import Mask, intervene
+from prereg_moe.lab.intervene import Intervention, Mask, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
 from prereg_moe.lab.tasks import Tasks, specs_of
 from prereg_moe.registration import Registration, parse
@@ -39,8 +41,8 @@ def pin(threads: int) -> None:
     transformers.logging.set_verbosity_error()  # its advice is about training and sharding
 
 
-def compute(root: Path, id_: str, digests: Sequence[str]) -> Iterator[str]:
-    """Compute and write the evidence of the conditions named; yield a label for each.
+def compute(root: Path, id_: str, packs: Sequence[Sequence[str]], missing: Collection[str]) -> Iterator[str]:
+    """Compute packs of conditions and write the evidence of those that are missing; yield a label for each.
 
     Raises:
         Stopped: a guard fired, a response is not finite, or a file cannot be written.
@@ -50,15 +52,26 @@ def compute(root: Path, id_: str, digests: Sequence[str]) -> Iterator[str]:
     frozen = load_frozen(registry, id_)
     bench = _Bench(registry, frozen.registration)
     around = environment(frozen.registration)
-    for condition in (frozen.plan[digest] for digest in digests):
-        moe, harness = bench.load(condition.model), bench.harness(condition.model, condition.measure)
-        _same_layout(frozen, condition.model, moe)
-        answers, proof = _answers(moe, harness, condition)
-        made = evidence.document(
-            frozen, condition, harness.score(answers), plan=harness.plan.digest, proof=proof, environment=around
-        )
-        canonical.write(registry.evidence(id_) / evidence.file_name(condition.digest), made)
-        yield _label(condition)
+    for pack in packs:
+        conditions = [frozen.plan[digest] for digest in pack]
+        model, measure = conditions[0].model, conditions[0].measure
+        _same_layout(frozen, model, bench.load(model))
+        harness = bench.harness(model, measure)
+        engine = bench.engine(model, measure)
+        cases = [Case(condition.digest, _interventions(condition)) for condition in conditions]
+        for condition, found in zip(conditions, engine.answer(cases), strict=True):
+            if condition.digest not in missing:
+                continue  # it was written before the run was interrupted, with these bytes
+            made = evidence.document(
+                frozen,
+                condition,
+                harness.score(found.answers),
+                plan=harness.plan.digest,
+                proof=found.proof,
+                environment=around,
+            )
+            canonical.write(registry.evidence(id_) / evidence.file_name(condition.digest), made)
+            yield _label(condition)
 
 
 def record(root: Path, document: Mapping[str, Any]) -> Iterator[Any]:
@@ -129,22 +142,29 @@ class _Bench:
                 fewshot=measure.fewshot,
                 chat_template=bool(measure.chat_template),
             )
-            made = Harness(moe.model, self.tokenizer(model), tasks, self.registration.engine)
+            engine = self.registration.engine
+            made = Harness(
+                moe.model,
+                self.tokenizer(model),
+                tasks,
+                batch_size=engine.batch_size,
+                max_length=engine.max_length,
+            )
             self._harness = ((model, name), made)
         return self._harness[1]
+
+    def engine(self, model: str, measure: str) -> Engine:
+        harness = self.harness(model, measure)
+        return Stock(self.load(model), harness.plan.requests, harness.stock)
 
     def items(self, corpus: str, axis: str, skip: int, count: int) -> list[dict[str, Any]]:
         spec = self.registration.corpora[corpus]
         return read_items(self.path(spec.source) / spec.file.replace("{axis}", axis), skip, count)
 
 
-def _answers(moe: MoE, harness: Harness, condition: Condition) -> tuple[Any, dict[str, Any] | None]:
-    """Return the model's answers under the condition, and the proof of its intervention."""
-    if condition.gates is None:
-        return harness.answer(), None
-    with intervene(moe, Mask(condition.cells, gates=condition.gates)) as session:
-        answers = harness.answer()
-    return answers, session.proof().to_dict()
+def _interventions(condition: Condition) -> tuple[Intervention, ...]:
+    """Return what a condition does to the model."""
+    return () if condition.gates is None else (Mask(condition.cells, gates=condition.gates),)
 
 
 def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:

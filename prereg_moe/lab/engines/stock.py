@@ -1,0 +1,42 @@
+"""The reference engine: lm-evaluation-harness's own HFLM scorer under the intervention, case by case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from prereg_moe.lab.engines.base import Answer, Case, Found, Request
+from prereg_moe.lab.intervene import intervene
+from prereg_moe.lab.models import MoE
+
+__all__ = ["Stock"]
+
+
+class Stock:
+    """Answers every request as HFLM does.
+
+    Args:
+        moe: the model.
+        requests: the planned requests.
+        score: HFLM's answers to requests, as the model stands now (`Harness.stock`).
+    """
+
+    def __init__(
+        self, moe: MoE, requests: Sequence[Request], score: Callable[[Sequence[Request]], Mapping[Request, Answer]]
+    ) -> None:
+        self._moe = moe
+        self._requests = requests
+        self._score = score
+
+    def answer(self, cases: Sequence[Case]) -> Iterator[Found]:
+        """Yield what was computed for each case.
+
+        Raises:
+            Stopped: a guard fired, or an answer is not finite.
+        """
+        for case in cases:
+            if not case.interventions:
+                yield Found(self._score(self._requests), None)
+                continue
+            with intervene(self._moe, *case.interventions) as session:
+                answers = self._score(self._requests)
+            yield Found(answers, session.proof().to_dict())
