@@ -108,7 +108,7 @@ def test_concepts_lists_the_stages_of_the_ledger() -> None:
 
 def test_concepts_lists_the_exit_codes() -> None:
     faults = [fault for fault in vars(errors).values() if isinstance(fault, type) and issubclass(fault, Exception)]
-    assert set(_table("Exit codes")) == {"0", *(str(fault.exit_code) for fault in faults)}
+    assert set(_table("Exit codes")) == {"0", "1", *(str(fault.exit_code) for fault in faults)}
     assert set(re.findall(r"\b(\d) [a-z]", (cli.help or "").split("Exit codes:")[1])) == set(_table("Exit codes"))
 
 

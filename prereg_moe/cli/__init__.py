@@ -67,8 +67,8 @@ def cli() -> None:
 
     Write a registration, freeze it, run it, judge it, report it; let anyone audit it.
 
-    Exit codes: 0 done - 2 wrong usage or invalid document - 3 tampered - 4 evidence missing - 5 deviated from the
-    registration - 6 the run stopped.
+    Exit codes: 0 done - 1 a manuscript's claim is not supported - 2 wrong usage or invalid document - 3 tampered -
+    4 evidence missing - 5 deviated from the registration - 6 the run stopped.
     """
 
 

@@ -22,27 +22,43 @@ __all__ = ["audit", "bundle"]
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--head", "expected", help="The ledger's head you were given: sha256:...")
+@click.option(
+    "--claims",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A manuscript (.tex, .md) or a list (.yaml) that refers to verdicts and numbers: each is checked.",
+)
 @root_option
 @json_option
-def audit(path: Path, expected: str | None, root: Path | None, as_json: bool) -> None:
+def audit(path: Path, expected: str | None, claims: Path | None, root: Path | None, as_json: bool) -> None:
     """Recompute everything from the bytes, in numbered steps; needs no model and no torch.
 
-    PATH is a registry, a registration's folder, its id, or a bundle.
+    PATH is a registry, a registration's folder, its id, or a bundle. With --claims, what a manuscript says is checked
+    against the verdicts; exit code 1 where something is stronger, not registered or another number.
 
     \b
-    Example:
+    Examples:
       prereg-moe audit prereg-moe-demo --head sha256:...
+      prereg-moe audit prereg-moe-demo --claims paper.tex
     """
+    from prereg_moe import ledger
     from prereg_moe.auditing import audit as audit_
+    from prereg_moe.claims import check_claims, read_manuscript
 
+    said = read_manuscript(claims) if claims else ()
     with _audited(path, root) as (registry, ids), show.waiting("recomputing", as_json):
+        checked = check_claims(registry, said)
+        known = {seal.registration for seal in ledger.examine(registry.ledger())[0]}
+        ids += sorted({one.registration for one in said} & known - set(ids))  # a verdict counts if its audit holds
         results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
     code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
+    code = code or int(any(one.outcome != "supported" for one in checked))
+    document = {"exit_code": code, "registrations": [show.audit_json(result) for result in results]}
     if as_json:
-        show.print_json({"exit_code": code, "registrations": [show.audit_json(result) for result in results]})
+        show.print_json(document | ({"claims": [show.claim_json(one) for one in checked]} if claims else {}))
     else:
         for result in results:
             show.show_audit(result)
+        show.show_claims(checked)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 __all__ = [
     "STANDS",
     "audit_json",
+    "claim_json",
     "err",
     "out",
     "print_json",
     "progress",
     "say",
     "show_audit",
+    "show_claims",
     "show_diagnosis",
     "show_verdicts",
     "steps",
@@ -219,4 +222,30 @@ def audit_json(result: Any) -> dict[str, Any]:
             {"step": f.step, "name": f.name, "outcome": f.outcome, "details": list(f.details), "exit_code": f.exit_code}
             for f in result.findings
         ],
+    }
+
+
+def show_claims(checked: Sequence[Any]) -> None:
+    """Print what became of everything a manuscript says, line by line, and how many of each."""
+    for one in checked:
+        style = "green" if one.outcome == "supported" else "red"
+        said = f"={one.said.verdict}" if one.said.verdict else f" {one.said.number}"
+        out.print(f"line {one.said.line}: [{style}]{one.outcome}[/]: {escape(one.said.reference + said)}")
+        out.print(f"   {escape(one.detail)}", style="dim")
+    if checked:
+        counts = Counter(one.outcome for one in checked)
+        out.print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+        out.print("What stands without a reference was not read.")
+
+
+def claim_json(one: Any) -> dict[str, Any]:
+    """Return what became of one thing a manuscript says as plain JSON."""
+    return {
+        "line": one.said.line,
+        "reference": one.said.reference,
+        "verdict": one.said.verdict,
+        "number": one.said.number,
+        "text": one.said.text,
+        "outcome": one.outcome,
+        "detail": one.detail,
     }

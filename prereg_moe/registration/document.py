@@ -14,13 +14,16 @@ PyYAML parses; only its resolution of scalars is replaced.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import yaml
 
 from prereg_moe.errors import Invalid, Problem
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "place", "read_yaml"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "Written", "place", "read_written", "read_yaml"]
+
+_Scalar: TypeAlias = Callable[[Any, str, list[Problem]], Any]
 
 MAX_BYTES = 4 << 20
 MAX_DEPTH = 32
@@ -32,6 +35,13 @@ _NULL = re.compile(r"(?:null|Null|NULL|~|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\Z")
+
+
+class Written(str):
+    """A scalar as it is written, and its line: 1.80 is not 1.8 where decimals are counted."""
+
+    __slots__ = ("line",)
+    line: int
 
 
 def place(path: tuple[int | str, ...]) -> str:
@@ -57,6 +67,19 @@ def read_yaml(data: bytes, name: str = "registration.yaml") -> Any:
         Invalid: with every repeated key, alias, tag and unreadable scalar found, or the first
             syntax error.
     """
+    return _read(data, name, _resolved)
+
+
+def read_written(data: bytes, name: str) -> Any:
+    """Return what a YAML document says with every scalar as :class:`Written`, read as strictly as :func:`read_yaml`.
+
+    Raises:
+        Invalid: as :func:`read_yaml`.
+    """
+    return _read(data, name, _written)
+
+
+def _read(data: bytes, name: str, scalar: _Scalar) -> Any:
     if len(data) > MAX_BYTES:
         raise Invalid(Problem(name, f"has {len(data)} bytes", f"a registration has at most {MAX_BYTES}"))
     try:
@@ -73,7 +96,7 @@ def read_yaml(data: bytes, name: str = "registration.yaml") -> Any:
         ) from error
     if node is None:
         raise Invalid(Problem(name, "is empty", "start from `prereg-moe init`"))
-    value = _value(node, name, problems)
+    value = _value(node, name, problems, scalar)
     if problems:
         raise Invalid(problems)
     return value
@@ -110,7 +133,7 @@ def _refused(text: str, name: str) -> list[Problem]:
     return problems
 
 
-def _value(node: Any, name: str, problems: list[Problem]) -> Any:
+def _value(node: Any, name: str, problems: list[Problem], scalar: _Scalar) -> Any:
     where = f"{name}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
@@ -122,12 +145,22 @@ def _value(node: Any, name: str, problems: list[Problem]) -> Any:
             key = _plain(key_node.value, key_where, problems)  # always text: an axis named `no` or `2` is that word
             if key in mapping:
                 problems.append(Problem(key_where, f"the key {key!r} a second time", "keep one of them"))
-            mapping[key] = _value(value_node, name, problems)
+            mapping[key] = _value(value_node, name, problems, scalar)
         return mapping
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, name, problems) for item in node.value]
+        return [_value(item, name, problems, scalar) for item in node.value]
+    return scalar(node, where, problems)
+
+
+def _resolved(node: Any, where: str, problems: list[Problem]) -> Any:
     text = _plain(node.value, where, problems)
     return text if node.style is not None else _scalar(text, where, problems)
+
+
+def _written(node: Any, where: str, problems: list[Problem]) -> Written:
+    text = Written(_plain(node.value, where, problems))
+    text.line = node.start_mark.line + 1
+    return text
 
 
 def _plain(text: str, where: str, problems: list[Problem]) -> str:
