@@ -74,7 +74,7 @@ def cli() -> None:
 
 for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
-    *(study.demo, study.run, study.status, study.verdict, study.report),
+    *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
     *(integrity.audit, integrity.bundle),
 ):
     cli.add_command(_command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_option
 
-__all__ = ["demo", "report", "run", "status", "verdict"]
+__all__ = ["demo", "report", "rescore", "run", "status", "verdict"]
 
 
 @click.command()
@@ -43,6 +44,16 @@ def demo(folder: Path, workers: int | None, as_json: bool) -> None:
     sys.exit(shown.summary["audit"])
 
 
+def _shard(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Return (i, n) of "i/n", None where none was given."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise click.BadParameter(f"{text!r} is not a shard; write for example 3/8, the third of eight")
+    return int(found[1]), int(found[2])
+
+
 @click.command()
 @click.argument("id_", metavar="ID")
 @click.option("--dry-run", is_flag=True, help="Only say what would be run.")
@@ -51,14 +62,21 @@ def demo(folder: Path, workers: int | None, as_json: bool) -> None:
     type=click.IntRange(1),
     help="Worker processes; they cannot change the evidence. Default: one a processor.",
 )
+@click.option("--shard", metavar="I/N", callback=_shard, help="Compute the I-th of N parts only, for a job array.")
 @root_option
 @json_option
-def run(id_: str, dry_run: bool, workers: int | None, root: Path | None, as_json: bool) -> None:
+def run(
+    id_: str, dry_run: bool, workers: int | None, shard: tuple[int, int] | None, root: Path | None, as_json: bool
+) -> None:
     """Compute the missing conditions of a frozen registration. Killed, it goes on where it was.
+
+    A shard computes its part and seals no evidence: when all shards are done (and, where they ran on other machines,
+    their evidence files are copied together), `run` without --shard does what is still missing and seals it.
 
     \b
     Example:
       prereg-moe run testbed --workers 2
+      prereg-moe run testbed --shard 3/8
     """
     from prereg_moe import lab
     from prereg_moe.registry import now
@@ -73,9 +91,35 @@ def run(id_: str, dry_run: bool, workers: int | None, root: Path | None, as_json
         )
         return
     with show.progress("run", as_json) as progress:
-        done, head = lab.run(registry, id_, workers=workers or processors(), time=now(), progress=progress)
-    what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
+        done, head = lab.run(registry, id_, workers=workers or processors(), time=now(), progress=progress, shard=shard)
+    if shard is not None:
+        what = f"shard {shard[0]} of {shard[1]}: {done} conditions computed; `prereg-moe run {id_}` seals the whole"
+    else:
+        what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
     show.say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@root_option
+@json_option
+def rescore(id_: str, root: Path | None, as_json: bool) -> None:
+    """Let lm-evaluation-harness score the stored responses again, and compare. Needs the tasks, not the models.
+
+    \b
+    Example:
+      prereg-moe rescore testbed
+    """
+    from prereg_moe import lab
+
+    registry, id_ = find_study(root, id_)
+    with show.progress("rescore", as_json) as progress:
+        count = lab.rescore(registry, id_, progress=progress)
+    show.say(
+        {"conditions": count},
+        [f"{count} conditions: every metric is what lm-eval makes of the stored responses"],
+        as_json,
+    )
 
 
 @click.command()

@@ -17,7 +17,7 @@ from prereg_moe.lab.runner import Progress
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry
 
-__all__ = ["atlas", "inspect", "outlook", "run"]
+__all__ = ["atlas", "inspect", "outlook", "rescore", "run"]
 
 
 def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str:
@@ -35,10 +35,19 @@ def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str
     return registry.seal("atlas", id_, [path], time=time)
 
 
-def run(registry: Registry, id_: str, *, workers: int, time: str, progress: Progress) -> tuple[int, str | None]:
+def run(
+    registry: Registry,
+    id_: str,
+    *,
+    workers: int,
+    time: str,
+    progress: Progress,
+    shard: tuple[int, int] | None = None,
+) -> tuple[int, str | None]:
     """Compute the missing conditions, seal the evidence when it is complete; return their number and the head.
 
-    A second run of a finished study computes and seals nothing.
+    A second run of a finished study computes and seals nothing. A ``shard`` (i, n) computes the
+    i-th of n parts of the plan and leaves the evidence for a run of the whole to seal.
 
     Raises:
         Tampered: what the registration names is not what was frozen, or sealed evidence changed.
@@ -48,13 +57,29 @@ def run(registry: Registry, id_: str, *, workers: int, time: str, progress: Prog
     seals = ledger.parse(registry.ledger())
     todo = runner.prepare(registry, frozen)
     open_ = ledger.stage(seals, id_) in ("freeze", "start")
+    if shard is not None:
+        part = runner.part(frozen, *shard)
+        todo = [digest for digest in todo if digest in part]
     if open_:
-        registry.seal("start", id_, [], time=time, body={"workers": workers, "missing": len(todo)})
+        body = {"workers": workers, "missing": len(todo)}
+        head = registry.seal("start", id_, [], time=time, body=body | ({"shard": list(shard)} if shard else {}))
     runner.run(registry, frozen, todo, workers=workers, progress=progress)
+    if open_ and shard is not None:
+        return len(todo), head
     if open_:
         return len(todo), store.finish(registry, frozen, time=time)
     store.gather(registry, frozen)  # files that went missing since are back, byte for byte
     return len(todo), ledger.head(seals)
+
+
+def rescore(registry: Registry, id_: str, *, progress: Progress) -> int:
+    """Score sealed evidence again from the responses it stores, without a model; return how many conditions.
+
+    Raises:
+        NotCheckable: the run is not finished, or a task or its corpus is not on this machine.
+        Tampered: a stored metric is not what lm-eval makes of the stored responses.
+    """
+    return runner.rescore(registry, load_frozen(registry, id_), progress=progress)
 
 
 def outlook(registry: Registry, id_: str) -> tuple[int, int]:

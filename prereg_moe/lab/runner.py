@@ -27,7 +27,7 @@ from prereg_moe.lab.engines.packs import packs
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
-__all__ = ["make_atlas", "missing", "prepare", "run"]
+__all__ = ["make_atlas", "missing", "part", "prepare", "rescore", "run"]
 
 ATLAS_SCHEMA = "prereg-moe/atlas/1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -73,6 +73,11 @@ def prepare(registry: Registry, frozen: Frozen) -> list[str]:
     return todo
 
 
+def part(frozen: Frozen, number: int, of: int) -> frozenset[str]:
+    """Return the conditions of one of ``of`` shards: whole packs of the plan, so that no two shards share one."""
+    return frozenset(digest for pack in packs(frozen)[number - 1 :: of] for digest in pack)
+
+
 def run(registry: Registry, frozen: Frozen, digests: Sequence[str], *, workers: int, progress: Progress) -> None:
     """Compute the conditions named and write their evidence.
 
@@ -91,6 +96,20 @@ def run(registry: Registry, frozen: Frozen, digests: Sequence[str], *, workers: 
     shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
     for done, label in enumerate(_work(registry, frozen, shares, wanted), start=1):
         progress(done, len(digests), label)
+
+
+def rescore(registry: Registry, frozen: Frozen, *, progress: Progress) -> int:
+    """Score stored responses again in a worker; return how many conditions agree.
+
+    Raises:
+        NotCheckable, Tampered: as `lab.rescore` says.
+    """
+    threads, total = frozen.registration.engine.threads, len(frozen.plan)
+    with _pinned(threads):
+        jobs = [("rescore", registry.root, frozen.registration.id)]
+        for done, label in enumerate(_collect(jobs, threads), start=1):
+            progress(done, total, label)
+    return total
 
 
 def make_atlas(registry: Registry, registration: Registration, *, progress: Progress) -> dict[str, Any]:
@@ -137,9 +156,9 @@ def _pinned(threads: int) -> Iterator[None]:
 
 def _writable(folder: Path) -> None:
     """Fail before anything is computed where evidence could not be written."""
-    probe = folder / "probe"
+    probe = folder / ".probe"
     canonical.write(probe, b"")
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another shard may have been quicker
 
 
 def _work(

@@ -21,7 +21,7 @@ from prereg_moe.errors import Deviated, Invalid, Problem
 from prereg_moe.freezing import read_items
 from prereg_moe.registration import Registration, task_name
 
-__all__ = ["Sample", "TaskSpec", "Tasks", "plain", "quiet", "specs_of"]
+__all__ = ["Sample", "TaskSpec", "Tasks", "plain", "quiet", "tasks_of"]
 
 _FEWSHOT_SEED = 1234
 
@@ -45,30 +45,6 @@ class TaskSpec:
     items: tuple[Mapping[str, Any], ...]
     skip: int
     metric: str
-
-
-def specs_of(registration: Registration, measure: str, find: Callable[[str], Path]) -> tuple[TaskSpec, ...]:
-    """Return the tasks a measure uses, one an axis, with their registered items.
-
-    Args:
-        registration: the study.
-        measure: the measure's name.
-        find: where a source lies on this machine.
-    """
-    settings = registration.measures[measure]
-    corpus = registration.corpora[settings.corpus]
-    return tuple(
-        TaskSpec(
-            axis=axis,
-            name=task_name(settings, axis),
-            items=tuple(
-                read_items(find(corpus.source) / corpus.file.replace("{axis}", axis), settings.skip, settings.items)
-            ),
-            skip=settings.skip,
-            metric=settings.metric,
-        )
-        for axis in registration.axes
-    )
 
 
 class Tasks:
@@ -123,6 +99,31 @@ class Tasks:
         for spec in self.specs:
             _check(spec, samples[spec.name])
         return samples
+
+
+def tasks_of(registration: Registration, measure: str, find: Callable[[str], Path]) -> Tasks:
+    """Return the tasks a measure uses, one an axis, with their registered items.
+
+    Args:
+        registration: the study.
+        measure: the measure's name.
+        find: where a source lies on this machine.
+    """
+    settings = registration.measures[measure]
+    corpus = registration.corpora[settings.corpus]
+    specs = [
+        TaskSpec(
+            axis=axis,
+            name=task_name(settings, axis),
+            items=tuple(
+                read_items(find(corpus.source) / corpus.file.replace("{axis}", axis), settings.skip, settings.items)
+            ),
+            skip=settings.skip,
+            metric=settings.metric,
+        )
+        for axis in registration.axes
+    ]
+    return Tasks(find(settings.tasks), specs, fewshot=settings.fewshot, chat_template=bool(settings.chat_template))
 
 
 def plain(value: Any) -> Any:

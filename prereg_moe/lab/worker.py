@@ -25,11 +25,12 @@ from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.harness import Harness
 from prereg_moe.lab.intervene import Intervention, Mask, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
-from prereg_moe.lab.tasks import Tasks, specs_of
+from prereg_moe.lab.rescoring import rescore
+from prereg_moe.lab.tasks import tasks_of
 from prereg_moe.registration import Registration, parse
 from prereg_moe.registry import Registry, find_source
 
-__all__ = ["compute", "environment", "pin", "record"]
+__all__ = ["compute", "environment", "pin", "record", "rescore"]
 
 _PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
 _ATLAS_BATCH = 16
@@ -135,18 +136,11 @@ class _Bench:
     def harness(self, model: str, name: str) -> Harness:
         moe = self.load(model)
         if self._harness is None or self._harness[0] != (model, name):
-            measure = self.registration.measures[name]
-            tasks = Tasks(
-                self.path(measure.tasks),
-                specs_of(self.registration, name, self.path),
-                fewshot=measure.fewshot,
-                chat_template=bool(measure.chat_template),
-            )
             engine = self.registration.engine
             made = Harness(
                 moe.model,
                 self.tokenizer(model),
-                tasks,
+                tasks_of(self.registration, name, self.path),
                 batch_size=engine.batch_size,
                 max_length=engine.max_length,
             )

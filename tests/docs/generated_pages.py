@@ -34,6 +34,7 @@ COMMANDS = (
     "diagnose",
     "freeze",
     "run",
+    "rescore",
     "status",
     "verdict",
     "report",
