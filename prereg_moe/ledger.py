@@ -17,6 +17,7 @@ cannot outlive a deviation. What the seals say beyond their files:
 
     freeze     digest; claim_space: what its confirmatory claims are about (`record`)
     amend      number, reason; superseded: digest of the frozen registration that no longer counts
+    challenge  nonce: digest of a reviewer's nonce, by which the null draws were drawn
     start      workers; missing: conditions without evidence, of how many
     look       look: its number; level: the alpha it spends
     finish     conditions, environment
@@ -62,7 +63,9 @@ FOLLOWS: dict[str, frozenset[str | None]] = {
     "diagnosis": _OPEN,
     "freeze": _OPEN,
     "amend": frozenset({"freeze"}),
-    "start": frozenset({"freeze", "start", "look"}),
+    "challenge": frozenset({"freeze"}),  # behind it nothing is amended: its draws are known
+    "trust": frozenset({"freeze", "challenge", "start", "look", "finish", "verdict", "report"}),
+    "start": frozenset({"freeze", "challenge", "start", "look"}),
     "look": frozenset({"start"}),
     "finish": frozenset({"start"}),
     "verdict": frozenset({"finish", "look"}),
@@ -71,7 +74,7 @@ FOLLOWS: dict[str, frozenset[str | None]] = {
 }
 
 
-NOTES = frozenset({"deviation"})  # seals that say something of a study and leave it in its stage
+NOTES = frozenset({"deviation", "trust"})  # seals that say something of a study and leave it in its stage
 
 
 def stage_behind(kind: str, before: str | None) -> str | None:

@@ -42,6 +42,7 @@ STANDS = {
     "diagnosis": "diagnosed",
     "amend": "amended, to be frozen again",
     "freeze": "frozen",
+    "challenge": "frozen, its null draws drawn by a reviewer's nonce",
     "start": "running, or stopped before the end",
     "look": "looked at, before the end",
     "finish": "evidence complete, to be judged",

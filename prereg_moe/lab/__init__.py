@@ -56,7 +56,7 @@ def run(
     frozen = load_frozen(registry, id_)
     seals = ledger.parse(registry.ledger())
     todo = runner.prepare(registry, frozen)
-    open_ = ledger.stage(seals, id_) in ("freeze", "start")
+    open_ = ledger.stage(seals, id_) in ledger.FOLLOWS["start"]
     if shard is not None:
         part = runner.part(frozen, *shard)
         todo = [digest for digest in todo if digest in part]
