@@ -20,8 +20,8 @@ from prereg_moe import canonical, ledger
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.frozen import SCHEMA, Frozen, derive
-from prereg_moe.registration import Registration, demand, expand, family_names, load, needs_null
-from prereg_moe.registration.schema import TaskMeasure
+from prereg_moe.registration import Registration, blocks, demand, expand, family_names, load, needs_null
+from prereg_moe.registration.schema import Claims, TaskMeasure
 from prereg_moe.registry import Registry, find_source, read_bytes
 
 __all__ = [
@@ -392,18 +392,22 @@ def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledg
 
 def _count(registration: Registration) -> tuple[int, int, int]:
     """Return (claims, conditions, item scores); the last two at most: sets matched by size are shared."""
-    made = 0
-    cells: dict[tuple[str, str], int] = {}
-    for claims in registration.claims:
-        families = len(family_names(registration)) if claims.families == "all" else len(claims.families)
-        made += families
-        null = registration.controls.null
-        draws = null.draws if null is not None and needs_null(registration, claims) else 0
-        draws *= families if null is not None and null.match == "mass" else 1
-        key = (claims.model, claims.measure)
-        cells[key] = max(cells.get(key, 0), 1 + families + draws)
-    scores = sum(n * registration.measures[m].items * len(registration.axes) for (_, m), n in cells.items())
-    return made, sum(cells.values()), scores
+    names = family_names(registration)
+
+    def families(claims: Claims) -> tuple[str, ...]:
+        return tuple(names) if claims.families == "all" else claims.families
+
+    cells: dict[tuple[object, ...], int] = {}  # (model, measure, what is masked) -> conditions
+    for varied, claims in blocks(registration):
+        where, gates = (claims.model, claims.measure), varied.intervention.gates
+        cells[*where, None] = 1
+        null = varied.controls.null if needs_null(varied, claims) else None
+        for family in families(claims):
+            cells[*where, gates, family] = 1
+            if null is not None:
+                cells[*where, gates, null.match, family if null.match == "mass" else names[family][1]] = null.draws
+    scores = sum(n * registration.measures[str(m)].items * len(registration.axes) for (_, m, *_), n in cells.items())
+    return sum(len(families(claims)) for claims in registration.claims), sum(cells.values()), scores
 
 
 def _advice(registration: Registration) -> list[Problem]:

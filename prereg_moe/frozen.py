@@ -10,7 +10,7 @@ is a pure function of the frozen registration, and a condition's digest names it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -27,8 +27,8 @@ from prereg_moe.atlas import (
     size_of,
 )
 from prereg_moe.errors import Invalid, Problem, Tampered
-from prereg_moe.registration import Registration, family_names, needs_null, parse
-from prereg_moe.registration.schema import Claims, ExplicitFamily, TopLift
+from prereg_moe.registration import Registration, blocks, family_names, needs_null, parse
+from prereg_moe.registration.schema import Claims, ExplicitFamily, NullControl, TopLift
 
 __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "derive"]
 
@@ -116,6 +116,13 @@ class Frozen:
             raise Tampered([Problem(f"{where}, {p.where}", p.found, p.todo) for p in error.problems]) from error
         return cls(document, registration, canonical.digest(data))
 
+    def under(self, registration: Registration) -> Frozen:
+        """Return this study read under a variant of its registration: a specification of its multiverse.
+
+        Conditions keep the study's digest; the bytes, items, families and draws are those that were frozen.
+        """
+        return replace(self, registration=registration)
+
     def items(self, measure: str) -> Mapping[str, list[str]]:
         """Return axis -> item ids, in the order they are scored."""
         items: Mapping[str, list[str]] = self.document["items"][measure]
@@ -167,16 +174,19 @@ class Frozen:
     @cached_property
     def plan(self) -> Mapping[str, Condition]:
         """Every condition of the study by its digest, baselines first within a block, each once."""
-        plan: dict[str, Condition] = {}
-        for claims in self.registration.claims:
-            conditions = [self.baseline(claims)]
-            families = self.families_of(claims)
-            conditions += [self.ablation(claims, family) for family in families]
-            if needs_null(self.registration, claims):
-                conditions += [draw for family in families for draw in self.draws(claims, family)]
-            for condition in conditions:
-                plan.setdefault(condition.digest, condition)
-        return plan
+        return {
+            condition.digest: condition
+            for registration, claims in blocks(self.registration)
+            for condition in self.under(registration).conditions(claims)
+        }
+
+    def conditions(self, claims: Claims) -> Iterator[Condition]:
+        """Yield the conditions a block is judged by, the baseline first; some more than once."""
+        families = self.families_of(claims)
+        yield self.baseline(claims)
+        yield from (self.ablation(claims, family) for family in families)
+        if needs_null(self.registration, claims):
+            yield from (draw for family in families for draw in self.draws(claims, family))
 
 
 def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> dict[str, Any]:
@@ -199,8 +209,8 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
             where = f"families[{index}], {model}, {name}"
             try:
                 cells = _family(build, axis, atlas, where)
-                if _compared(registration, model, name):
-                    entry = _draws(registration, atlas, model, name, cells)
+                for null in _compared(registration, model, name):
+                    entry = _draws(null, registration, atlas, model, name, cells)
                     draws.setdefault(_draws_key(entry), entry)
             except Invalid as error:
                 problems += [
@@ -236,20 +246,23 @@ def _family(build: TopLift | ExplicitFamily, axis: str, atlas: RoutingAtlas, whe
     return cells
 
 
-def _compared(registration: Registration, model: str, family: str) -> bool:
-    return registration.controls.null is not None and any(
-        claims.model == model
-        and needs_null(registration, claims)
+def _compared(registration: Registration, model: str, family: str) -> list[NullControl]:
+    """Return the random sets a family is compared with, registered or in a multiverse, each way of matching once."""
+    found = {
+        varied.controls.null.match: varied.controls.null
+        for varied, claims in blocks(registration)
+        if claims.model == model
         and (claims.families == "all" or family in claims.families)
-        for claims in registration.claims
-    )
+        and needs_null(varied, claims)
+        and varied.controls.null is not None
+    }
+    return list(found.values())
 
 
-def _draws(registration: Registration, atlas: RoutingAtlas, model: str, family: str, cells: Cells) -> dict[str, Any]:
+def _draws(
+    null: NullControl, registration: Registration, atlas: RoutingAtlas, model: str, family: str, cells: Cells
+) -> dict[str, Any]:
     """Return the entry of the random sets a family is compared with."""
-    null = registration.controls.null
-    if null is None:
-        raise Invalid(Problem("controls.null", "is missing"))
     axis, index = family_names(registration)[family]
     unit = registration.families[index].build.unit
     size = size_of(cells, unit)

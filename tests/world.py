@@ -61,12 +61,14 @@ class Effect:
         others: mean harm of any mask of a family's size, on every axis.
         spread: standard deviation over items.
         tail: one item in four is harmed this much more on every axis (negative: skewed the other way).
+        original: what `own` is multiplied by where gates stay as they were.
     """
 
     own: float
     others: float = 0.0
     spread: float = 0.05
     tail: float = 0.0
+    original: float = 1.0
 
 
 MODULAR, DIFFUSE, NOTHING = Effect(own=1.0), Effect(own=0.0, others=0.3), Effect(own=0.0)
@@ -137,6 +139,24 @@ def registration() -> dict[str, Any]:
         "replication": [{"id": "both", "claims": ["main", "again"], "require": 2}],
         "inference": {"alpha": 0.05, "seed": "11", "resamples": 999, "escalation": 999, "few_units": 10},
     }
+
+
+def multiverse(document: dict[str, Any]) -> None:
+    """Give the world's registration a multiverse of its confirmatory block: an edit for :meth:`World.author`."""
+    document["rules"]["interval"] = {"kind": "expression", "confirm": "paper_ci"}
+    document["controls"]["null"]["tolerance"] = 0.5
+    document["multiverse"] = [
+        {
+            "id": "grid",
+            "claims": "main",
+            "measures": ["nll", "nll_a"],
+            "rules": ["modular", "selective", "point", "interval"],
+            "corrections": ["max_t", "hochberg", "bh", "none"],
+            "intervals": ["bootstrap_t", "percentile"],
+            "null": ["size", "mass"],
+            "gates": ["renorm", "original"],
+        }
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +261,10 @@ class World:
         if condition.is_baseline:
             return np.zeros(items)
         effect = self.effects[condition.model]
+        own = effect.own * (effect.original if condition.gates == "original" else 1.0)
         tail = effect.tail * (np.arange(items) % 4 == 0)
         noise = effect.spread * _noise(condition.model, condition.measure, axis, repr(condition.cells), count=items)
-        return effect.own * lost(axis, condition.cells) + effect.others + tail + noise
+        return own * lost(axis, condition.cells) + effect.others + tail + noise
 
     def _put(self, name: str, text: str) -> None:
         path = self.folder / name

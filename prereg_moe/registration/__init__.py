@@ -1,5 +1,9 @@
-"""The registration: what an author writes (`document`), what it may say (`schema`), what it must be (`loading`)."""
+"""The registration: what an author writes (`document`), what it may say (`schema`), what it must be (`loading`).
 
+`grid` holds the specifications of a registered multiverse.
+"""
+
+from prereg_moe.registration.grid import Specification, blocks, registered, specifications, vary
 from prereg_moe.registration.loading import (
     block_alpha,
     expand,
@@ -16,7 +20,9 @@ from prereg_moe.registration.schema import SCHEMA, Registration
 __all__ = [
     "SCHEMA",
     "Registration",
+    "Specification",
     "block_alpha",
+    "blocks",
     "expand",
     "family_names",
     "load",
@@ -24,5 +30,8 @@ __all__ = [
     "off_axes",
     "parse",
     "read_as",
+    "registered",
+    "specifications",
     "task_name",
+    "vary",
 ]

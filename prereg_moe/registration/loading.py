@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
-from prereg_moe.registration import schema
+from prereg_moe.registration import grid, schema
 from prereg_moe.registration.document import place, read_yaml
 from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration, TaskMeasure
 
@@ -118,11 +118,7 @@ def task_name(measure: TaskMeasure, axis: str) -> str:
 
 def needs_null(registration: Registration, claims: Claims) -> bool:
     """Whether judging the block needs random expert draws."""
-    rule = registration.rules[claims.rule]
-    if isinstance(rule, ExpressionRule):
-        names = {name for text in (rule.confirm, rule.refute) if text for name in rules.parse(text).names}
-        return any(name.startswith("null.") for name in names)
-    return rule.kind == "modular"
+    return "null" in grid.matters(registration.rules[claims.rule])
 
 
 def block_alpha(registration: Registration, claims: Claims) -> float:
@@ -204,6 +200,8 @@ def _cross_check(registration: Registration) -> Iterator[Problem]:
         yield from _claims(registration, index, claims)
     yield from _controls(registration)
     yield from _diagnosis(registration)
+    if len(known) == len(registration.claims):
+        yield from _multiverse(registration)
 
 
 def _references(registration: Registration) -> Iterator[Problem]:
@@ -316,8 +314,11 @@ def _draws_needed(registration: Registration, claims: Claims) -> int:
 def _controls(registration: Registration) -> Iterator[Problem]:
     blocks = {claims.id: claims for claims in registration.claims}
     null = registration.controls.null
-    if null is not None and (null.match == "mass") != (null.tolerance is not None):
-        expected = "say how close, as a fraction: 0.02" if null.match == "mass" else "remove it"
+    by_mass = null is not None and (
+        null.match == "mass" or any("mass" in (entry.null or ()) for entry in registration.multiverse or ())
+    )
+    if null is not None and by_mass != (null.tolerance is not None):
+        expected = "say how close, as a fraction: 0.02" if by_mass else "remove it"
         yield Problem("controls.null.tolerance", f"is {null.tolerance} with match: {null.match}", expected)
     for name in ("positive", "negative"):
         control, where = getattr(registration.controls, name), f"controls.{name}"
@@ -353,3 +354,17 @@ def _diagnosis(registration: Registration) -> Iterator[Problem]:
         if planned.on <= random + rule.minimum_effect:
             bar = random + rule.minimum_effect
             yield Problem(where, "makes the claims false", f"on is above random + minimum effect ({bar:g})")
+
+
+def _multiverse(registration: Registration) -> Iterator[Problem]:
+    blocks = {claims.id: claims for claims in registration.claims}
+    for index, entry in enumerate(registration.multiverse or ()):
+        if sum(other.id == entry.id for other in registration.multiverse or ()) > 1:
+            yield Problem(f"multiverse[{index}].id", f"{entry.id!r} is used twice", "give each entry its own id")
+        if entry.claims not in blocks:
+            known = f"known: {', '.join(blocks)}"
+            yield Problem(f"multiverse[{index}].claims", f"{entry.claims!r} is not one of the claims", known)
+            continue
+        claims = blocks[entry.claims]
+        families = len(family_names(registration)) if claims.families == "all" else len(claims.families)
+        yield from grid.problems(registration, families, index, block_alpha(registration, claims))

@@ -25,6 +25,7 @@ __all__ = [
     "Claims",
     "Controls",
     "Corpus",
+    "Correction",
     "Demand",
     "Diagnosis",
     "Engine",
@@ -34,10 +35,12 @@ __all__ = [
     "FamilyBlock",
     "Inference",
     "Interval",
+    "IntervalKind",
     "Mask",
     "Model",
     "ModelControl",
     "ModularRule",
+    "Multiverse",
     "NullControl",
     "Part",
     "PlannedEffects",
@@ -116,7 +119,6 @@ PLANNED_SECTIONS: dict[str, str] = {
     "segments": "prompt and generated parts of a sequence",
     "splits": "discovery and validation parts of a corpus",
     "preconditions": "gates that must hold before a claim is judged",
-    "multiverse": "a grid of specifications",
 }
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -245,7 +247,8 @@ class NullControl(Part):
 
     ``match: size`` draws uniformly; families of one size share their draws. ``match: mass`` also
     asks that a set takes the family's share of its own axis's routing within ``tolerance``, a
-    fraction of that share (0.02); every family then has draws of its own.
+    fraction of that share (0.02); every family then has draws of its own. A multiverse that also
+    matches by mass needs the ``tolerance`` as well.
     """
 
     kind: Literal["random_sets"]
@@ -323,10 +326,13 @@ class Claims(Part):
     rule: Name
 
 
+IntervalKind = Literal["bootstrap_t", "percentile", "basic", "bca", "hall_t"]
+
+
 class Interval(Part):
     """How reported intervals are made."""
 
-    kind: Literal["bootstrap_t", "percentile", "basic", "bca", "hall_t"] = "bootstrap_t"
+    kind: IntervalKind = "bootstrap_t"
     level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     sides: Literal["two"] = "two"
 
@@ -358,6 +364,28 @@ class Replication(Part):
     id: Name
     claims: Annotated[tuple[Name, ...], Field(min_length=2)]
     require: Annotated[int, Field(ge=1)]
+
+
+Correction = Literal["max_t", "bonferroni", "holm", "hochberg", "hommel", "bh", "by", "none"]
+
+
+class Multiverse(Part):
+    """A block of claims judged under every combination of the choices listed: exploratory, it decides nothing.
+
+    A list that is left out holds the registered choice only; one that is given holds it too. A
+    choice is combined with the rules it matters to: corrections with ``modular`` and ``selective``,
+    random sets with rules that compare with them, intervals with expressions that name an end of
+    one. Claims x specifications are at most 10,000.
+    """
+
+    id: Name
+    claims: Name
+    measures: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    rules: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    corrections: Annotated[tuple[Correction, ...], Field(min_length=1)] | None = None
+    intervals: Annotated[tuple[IntervalKind, ...], Field(min_length=1)] | None = None
+    null: Annotated[tuple[Literal["size", "mass"], ...], Field(min_length=1)] | None = None
+    gates: Annotated[tuple[Literal["renorm", "original"], ...], Field(min_length=1)] | None = None
 
 
 class Engine(Part):
@@ -441,6 +469,7 @@ class Registration(Part):
     rules: Annotated[dict[Name, Rule], Field(min_length=1)]
     claims: Annotated[tuple[Claims, ...], Field(min_length=1)]
     replication: tuple[Replication, ...] = ()
+    multiverse: Annotated[tuple[Multiverse, ...], Field(min_length=1)] | None = None
     inference: Inference
     engine: Engine = Engine()
     stopping: Stopping = Stopping()

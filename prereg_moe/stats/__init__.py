@@ -30,7 +30,13 @@ if TYPE_CHECKING:
         weighted_correlation,
     )
     from prereg_moe.stats.multiplicity import Adjustment, adjust, fixed_sequence, partial_conjunction, stepdown_maxt
-    from prereg_moe.stats.multiverse import Specification, SpecificationCurve, specification_curve
+    from prereg_moe.stats.multiverse import (
+        JointNull,
+        Specification,
+        SpecificationCurve,
+        joint_null,
+        specification_curve,
+    )
     from prereg_moe.stats.nulls import BeatsNull, beats_null
     from prereg_moe.stats.paired import RandomisationTest, mcnemar, permute_groups, sign_flip
     from prereg_moe.stats.readings import Published, compare, published
@@ -49,6 +55,7 @@ _HOME = {
     "Estimate": "intervals",
     "FamilySelectivity": "selectivity",
     "IntervalKind": "intervals",
+    "JointNull": "multiverse",
     "Published": "readings",
     "RandomisationTest": "paired",
     "Screen": "screens",
@@ -72,6 +79,7 @@ _HOME = {
     "fieller": "effects",
     "fixed_sequence": "multiplicity",
     "hedges_gz": "effects",
+    "joint_null": "multiverse",
     "mcnemar": "paired",
     "noninferior": "equivalence",
     "partial_conjunction": "multiplicity",
@@ -103,6 +111,7 @@ __all__ = [
     "Estimate",
     "FamilySelectivity",
     "IntervalKind",
+    "JointNull",
     "Published",
     "RandomisationTest",
     "Screen",
@@ -126,6 +135,7 @@ __all__ = [
     "fieller",
     "fixed_sequence",
     "hedges_gz",
+    "joint_null",
     "mcnemar",
     "noninferior",
     "partial_conjunction",

@@ -2,7 +2,8 @@
 
 :func:`judge` estimates every block of claims, decides it by its registered rule, lets the
 controls gate the rest, and joins blocks that are registered as replications of each other. Its
-document holds everything a report shows, so a report is rendered from it alone.
+document holds everything a report shows, so a report is rendered from it alone. Where a multiverse is
+registered, `verdict.multiverse` judges its specifications by the same code, beside the verdicts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prereg_moe.registration import block_alpha, family_names
 from prereg_moe.registration.schema import Claims, Replication
 from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, effects
+from prereg_moe.verdict.multiverse import explore
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +90,7 @@ def judge(evidence: Evidence) -> Verdicts:
     for claims in registration.claims:
         if claims.tier != "control":
             decided[claims.id] = {family: gated(one, failed) for family, one in decided[claims.id].items()}
+    found = explore(evidence, failed)
     return Verdicts(
         {
             "schema": SCHEMA,
@@ -108,6 +111,7 @@ def judge(evidence: Evidence) -> Verdicts:
                 for replication in registration.replication
                 for entry in _replicate(frozen, replication, decided, failed)
             ],
+            **({"multiverse": found} if found else {}),
         }
     )
 

@@ -15,27 +15,44 @@ be harmed more than on / kappa, or where the excess is shown to lie inside the m
 INCONCLUSIVE otherwise. ``selective`` is the same without random sets (part 3 becomes the effect
 itself). ``expression`` evaluates a registered line; it has no error control and says so.
 
+Step-down max-T is the registered correction. A specification of a multiverse may name another:
+then a claim's p is the largest of its parts, each for the claim alone (part 4 with its floor), and
+is adjusted over the block's families by ``stats.adjust``, or not at all. What refutes is corrected
+alike in all.
+
 Every decision is made on unrounded values.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtr
 
 from prereg_moe import rules, stats
-from prereg_moe.registration.schema import ExpressionRule, Inference, ModularRule, SelectiveRule
+from prereg_moe.registration.schema import Correction, ExpressionRule, Inference, ModularRule, SelectiveRule
 from prereg_moe.stats.resample import exact_mean, exact_variance
 from prereg_moe.stats.selectivity import FamilySelectivity, Selective
 from prereg_moe.verdict.estimate import Effects, Interval
 
-__all__ = ["CONFIRMED", "INCONCLUSIVE", "INVALID", "REASONS", "REFUTED", "Decision", "decide"]
+__all__ = [
+    "CONFIRMED",
+    "INCONCLUSIVE",
+    "INVALID",
+    "REASONS",
+    "REFUTED",
+    "Decision",
+    "Tests",
+    "decide",
+    "gated",
+    "tested",
+    "worst",
+]
 
 CONFIRMED, REFUTED, INCONCLUSIVE, INVALID = "CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID"
 
@@ -85,7 +102,13 @@ class Decision:
 
 
 def decide(
-    effects: Effects, rule: ModularRule | SelectiveRule | ExpressionRule, inference: Inference, alpha: float
+    effects: Effects,
+    rule: ModularRule | SelectiveRule | ExpressionRule,
+    inference: Inference,
+    alpha: float,
+    correction: Correction = "max_t",
+    *,
+    test: Test | None = None,
 ) -> dict[str, Decision]:
     """Return family -> decision for one block of claims.
 
@@ -94,15 +117,20 @@ def decide(
         rule: the registered rule.
         inference: the registered inference.
         alpha: the block's family-wise level.
+        correction: over the families; anything but max-T is a multiverse's.
+        test: :func:`tested`, or a version of it that remembers.
     """
     if effects.units < 2:
         return {family: Decision(INCONCLUSIVE, ("TOO_FEW_UNITS",), ("FEW_UNITS",)) for family in effects.families}
     if isinstance(rule, ExpressionRule):
         return {family: _expression(effects, family, rule) for family in effects.families}
-    decisions = _tested(effects, rule, inference, alpha, inference.resamples)
+    test = test or tested
+    tests = test(effects, rule, inference, alpha, inference.resamples)
+    decisions = _concluded(tests, effects, rule, inference, alpha, correction)
     doubtful = any("MONTE_CARLO" in decision.flags for decision in decisions.values())
     if doubtful and inference.escalation > inference.resamples:
-        decisions = _tested(effects, rule, inference, alpha, inference.escalation)
+        tests = test(effects, rule, inference, alpha, inference.escalation)
+        decisions = _concluded(tests, effects, rule, inference, alpha, correction)
     return decisions
 
 
@@ -111,22 +139,41 @@ def decide(
 
 @dataclass(frozen=True, slots=True)
 class _OnTarget:
-    """Parts 1 to 3 of the rule, arrays (family,): does the family's own axis suffer enough?"""
+    """Parts 1 to 3 of the rule, arrays (family,): does the family's own axis suffer enough?
 
-    p: NDArray[np.float64]  # each claim alone
-    p_adjusted: NDArray[np.float64]
-    p_random: NDArray[np.float64]  # parts 1 and 2, corrected
-    p_minimum: NDArray[np.float64]  # part 3, corrected: the excess
-    p_harm: NDArray[np.float64]  # part 3, corrected: the effect itself
+    The p-values of the parts are named by the reason they give where they do not hold.
+    """
+
+    alone: Mapping[str, NDArray[np.float64]]  # each claim alone
+    corrected: Mapping[str, NDArray[np.float64]]  # as registered: max-T, Holm
     effect: NDArray[np.float64]  # the effect itself
     excess: NDArray[np.float64]  # what is compared with the minimum effect
     p_nothing: NDArray[np.float64]  # two one-sided tests: the excess lies inside the minimum effect
     parts: tuple[Mapping[str, Any], ...]
 
 
-def _tested(
+@dataclass(frozen=True, slots=True, eq=False)
+class Tests:
+    """Every test of a block, before anything is corrected over its families in another way than registered.
+
+    Attributes:
+        on: parts 1 to 3.
+        spared: part 4.
+        resamples: resamples behind them.
+    """
+
+    on: _OnTarget
+    spared: Selective
+    resamples: int
+
+
+Test: TypeAlias = Callable[[Effects, ModularRule | SelectiveRule, Inference, float, int], Tests]
+
+
+def tested(
     effects: Effects, rule: ModularRule | SelectiveRule, inference: Inference, alpha: float, resamples: int
-) -> dict[str, Decision]:
+) -> Tests:
+    """Return the tests of a block; this is what takes time, and it depends on no correction."""
     families = effects.families
     own = [effects.deltas[family][effects.axis[family]] for family in families]
     if isinstance(rule, ModularRule):
@@ -145,10 +192,61 @@ def _tested(
         linked=inference.linked_items,
         absolute=rule.absolute,
     )
+    return Tests(on, spared, resamples)
+
+
+def _concluded(
+    tests: Tests,
+    effects: Effects,
+    rule: ModularRule | SelectiveRule,
+    inference: Inference,
+    alpha: float,
+    correction: Correction,
+) -> dict[str, Decision]:
+    corrected = _correct(tests, correction)
     return {
-        family: _combine(on, spared, index, effects, rule, inference, alpha, resamples)
-        for index, family in enumerate(families)
+        family: _combine(tests, corrected, index, effects, rule, inference, alpha)
+        for index, family in enumerate(effects.families)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Corrected:
+    """What a correction makes of the tests, arrays (family,)."""
+
+    parts: Mapping[str, NDArray[np.float64]]  # reason -> p of the part; the largest decides
+    alone: NDArray[np.float64]  # largest p of the parts, each claim alone
+    on: NDArray[np.float64]  # parts 1 to 3 together
+    welch: NDArray[np.float64]  # part 4 by Welch's t
+
+
+def _correct(tests: Tests, correction: Correction) -> _Corrected:
+    on, spared = tests.on, tests.spared
+    if correction == "max_t":
+        return _Corrected(
+            {**on.corrected, "NOT_SELECTIVE": spared.p},
+            np.maximum.reduce([*on.alone.values(), np.array([family.p_marginal for family in spared.families])]),
+            np.maximum.reduce(list(on.corrected.values())),
+            spared.p_welch_holm,
+        )
+    alone = {**on.alone, "NOT_SELECTIVE": np.array([family.p_floor for family in spared.families])}
+    claim = np.maximum.reduce(list(alone.values()))
+    return _Corrected(
+        {reason: _in_place(p, claim, correction) for reason, p in alone.items()},
+        claim,
+        _adjusted(np.maximum.reduce(list(on.alone.values())), correction),
+        _adjusted(np.array([family.p_welch for family in spared.families]), correction),
+    )
+
+
+def _in_place(part: NDArray[np.float64], claim: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
+    """Return each claim's adjusted p if this part were all of it; where it is the largest part, that is its own."""
+    each = range(claim.size)
+    return np.array([_adjusted(np.where(np.arange(claim.size) == f, part, claim), correction)[f] for f in each])
+
+
+def _adjusted(p: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
+    return p if correction == "none" else np.asarray(stats.adjust(p, correction))
 
 
 def _beyond_random(
@@ -184,11 +282,16 @@ def _beyond_random(
         for f, family in enumerate(effects.families)
     )
     return _OnTarget(
-        p=np.maximum.reduce([beats.p_randomisation, beats.p_items, harm]),
-        p_adjusted=np.maximum(beats.p, harm_adjusted),
-        p_random=np.maximum(beats.p_randomisation, beats.p_maxt),
-        p_minimum=beats.p_items_adjusted,
-        p_harm=harm_adjusted,
+        alone={
+            "NOT_BEYOND_RANDOM": beats.p_randomisation,
+            "NOT_HARMED": harm,
+            "NOT_BEYOND_MINIMUM": beats.p_items,
+        },
+        corrected={
+            "NOT_BEYOND_RANDOM": np.maximum(beats.p_randomisation, beats.p_maxt),
+            "NOT_HARMED": harm_adjusted,
+            "NOT_BEYOND_MINIMUM": beats.p_items_adjusted,
+        },
         effect=mean,
         excess=beats.contrast,
         p_nothing=_inside(beats.contrast, beats.se, beats.df, rule.minimum_effect),
@@ -213,11 +316,9 @@ def _beyond_minimum(
     adjusted = np.asarray(stats.adjust(p, "holm"))
     mean, se, df = _moments(own)
     return _OnTarget(
-        p=p,
-        p_adjusted=adjusted,
-        p_random=np.zeros_like(p),
-        p_minimum=adjusted,
-        p_harm=adjusted,  # an effect above a minimum that is not negative is above zero
+        # an effect above a minimum that is not negative is above zero
+        alone={"NOT_HARMED": p, "NOT_BEYOND_MINIMUM": p},
+        corrected={"NOT_HARMED": adjusted, "NOT_BEYOND_MINIMUM": adjusted},
         effect=mean,
         excess=mean,
         p_nothing=_inside(mean, se, df, rule.minimum_effect),
@@ -240,27 +341,26 @@ def _inside(estimate: Any, se: Any, df: Any, margin: float) -> NDArray[np.float6
 
 
 def _combine(
-    on: _OnTarget,
-    spared: Selective,
+    tests: Tests,
+    corrected: _Corrected,
     index: int,
     effects: Effects,
     rule: ModularRule | SelectiveRule,
     inference: Inference,
     alpha: float,
-    resamples: int,
 ) -> Decision:
-    family = spared.families[index]
-    p_adjusted = float(max(on.p_adjusted[index], spared.p[index]))
-    welch = float(spared.p_welch_holm[index])
-    flags = _flags(effects, family, p_adjusted, welch, inference, alpha, resamples)
-    verdict, reasons = _verdict(on, spared, index, alpha, p_adjusted)
+    on, family = tests.on, tests.spared.families[index]
+    p_adjusted = float(max(p[index] for p in corrected.parts.values()))
+    welch = float(corrected.welch[index])
+    flags = _flags(effects, family, p_adjusted, welch, inference, alpha, tests.resamples)
+    verdict, reasons = _verdict(tests, corrected, index, alpha, p_adjusted)
     if verdict == CONFIRMED and "SKEW" in flags and welch > alpha:
         verdict, reasons = INCONCLUSIVE, ("SKEW_UNCONFIRMED",)
     return Decision(
         verdict,
         reasons,
         flags,
-        p=float(max(on.p[index], family.p_marginal)),
+        p=float(corrected.alone[index]),
         p_adjusted=p_adjusted,
         margin=float(min(on.excess[index] - rule.minimum_effect, on.effect[index], family.binding.psi)),
         parts={**on.parts[index], "selectivity": _selectivity(family, welch)},
@@ -268,22 +368,16 @@ def _combine(
 
 
 def _verdict(
-    on: _OnTarget, spared: Selective, index: int, alpha: float, p_adjusted: float
+    tests: Tests, corrected: _Corrected, index: int, alpha: float, p_adjusted: float
 ) -> tuple[str, tuple[str, ...]]:
     if p_adjusted <= alpha:
         return CONFIRMED, ("ALL_PARTS_HOLD",)
-    share = alpha / len(spared.families)
-    if on.p_adjusted[index] <= alpha and spared.p_refute[index] <= share:
+    share = alpha / len(tests.spared.families)
+    if corrected.on[index] <= alpha and tests.spared.p_refute[index] <= share:
         return REFUTED, ("HARMS_ANOTHER_AXIS",)
-    if on.p_nothing[index] <= share:
+    if tests.on.p_nothing[index] <= share:
         return REFUTED, ("NO_EFFECT",)
-    parts = {
-        "NOT_BEYOND_RANDOM": on.p_random[index],
-        "NOT_HARMED": on.p_harm[index],
-        "NOT_BEYOND_MINIMUM": on.p_minimum[index],
-        "NOT_SELECTIVE": spared.p[index],
-    }
-    return INCONCLUSIVE, tuple(reason for reason, p in parts.items() if p > alpha)
+    return INCONCLUSIVE, tuple(reason for reason, p in corrected.parts.items() if p[index] > alpha)
 
 
 def _flags(

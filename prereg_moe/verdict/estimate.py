@@ -49,9 +49,9 @@ class Interval:
         return {"estimate": self.estimate, "low": self.low, "high": self.high, "units": self.units}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Effects:
-    """The effects one block of claims is judged by.
+    """The effects one block of claims is judged by; they are the same only if they are the same object.
 
     Attributes:
         claims: the block.

@@ -288,7 +288,8 @@ def test_skewed_data_confirm_only_where_the_welch_version_agrees(root: Path, pla
             p_welch_holm=np.full(len(AXES), welch),
             families=tuple(replace(family, skew=skew) for family in spared.families),
         )
-        return deciding._combine(on, given_, 0, measured, rule, inference, 0.05, 999)
+        tests = deciding.Tests(on, given_, 999)
+        return deciding._combine(tests, deciding._correct(tests, "max_t"), 0, measured, rule, inference, 0.05)
 
     assert decided(0.01, -1.0).verdict == decided(0.2, 0.0).verdict == "CONFIRMED"
     doubted = decided(0.2, -1.0)
