@@ -23,7 +23,7 @@ from typing import Any
 
 from prereg_moe import canonical, ledger, report, store
 from prereg_moe.atlas import RoutingAtlas
-from prereg_moe.errors import Deviated, NotCheckable, PreregError, Problem, Tampered
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.freezing import compare_pins, list_items
 from prereg_moe.frozen import Frozen, derive
@@ -276,7 +276,10 @@ class _Case:
 
     def _compare(self, name: str, digest: str) -> list[PreregError]:
         """Return what is wrong with one sealed file: gone, a link to bytes that lie elsewhere, or other bytes."""
-        path = self.registry.path(name)
+        try:
+            path = self.registry.path(name)
+        except Invalid as error:
+            return [Tampered(error.problems)]
         if (self.registry.root / name).is_symlink():
             return [Tampered(Problem(name, "is a link and not the file that was sealed", "put the file itself there"))]
         if not path.is_file():

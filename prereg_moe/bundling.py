@@ -29,10 +29,10 @@ from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, ledger
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
-from prereg_moe.registration import Registration, load
+from prereg_moe.registration import load
 from prereg_moe.registry import Registry, find_source, read_bytes
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "MAX_FILE_BYTES", "Packed", "opened", "pack"]
+__all__ = ["MAX_BYTES", "MAX_FILES", "MAX_FILE_BYTES", "Packed", "files", "opened", "pack"]
 
 MAX_FILES = 50_000
 MAX_FILE_BYTES = 512 << 20
@@ -76,21 +76,46 @@ def pack(registry: Registry, id_: str, target: Path) -> Packed:
     if ledger.stage(seals, id_) is None:
         raise NotCheckable(Problem(id_, "has no seal in the ledger", "there is nothing to bundle yet"))
     _refuse_target(registry, target)
-    registration = load(registry.registration(id_) / "registration.yaml")
-    models = {model.source: registry.registration(id_) / model.source for model in registration.models.values()}
-    files = _files(registry, registration, [path for source, path in models.items() if source.startswith("./")])
-    sizes = [path.stat().st_size for path in files.values()]
+    packed = files(registry, id_)
+    sizes = [path.stat().st_size for path in packed.values()]
     if problems := _too_much(str(target), sizes):
         raise Invalid(problems)
     held = BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, path in sorted(files.items()):
+        for name, path in sorted(packed.items()):
             entry = zipfile.ZipInfo(name)  # 1980-01-01: nothing in a bundle tells the time
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, read_bytes(path), zipfile.ZIP_DEFLATED, 9)
     data = held.getvalue()
-    left_out = sorted(source for source in models if not source.startswith("testbed:"))
-    return Packed(len(files), len(data), canonical.write(target, data), tuple(left_out), ledger.head(seals))
+    models = load(registry.registration(id_) / "registration.yaml").models.values()
+    left_out = sorted({model.source for model in models if not model.source.startswith("testbed:")})
+    return Packed(len(packed), len(data), canonical.write(target, data), tuple(left_out), ledger.head(seals))
+
+
+def files(registry: Registry, id_: str) -> dict[str, Path]:
+    """Return name below the root -> file of everything `audit` reads of a registration but models.
+
+    A link is followed, and what is hidden is no part of a study.
+
+    Raises:
+        Invalid: the registration cannot be read.
+        NotCheckable: it is not there.
+    """
+    folder = registry.registration(id_)
+    registration = load(folder / "registration.yaml")
+    sources = [corpus.source for corpus in registration.corpora.values()]
+    sources += [measure.tasks for measure in registration.measures.values()]
+    models = [model.source for model in registration.models.values()]
+    local, left_out = (
+        [Path(os.path.normpath(find_source(source, folder, registry.root))) for source in named if source[:2] == "./"]
+        for named in (sources, models)
+    )
+    found = {registry.name(registry.ledger_path): registry.ledger_path}
+    for start in (folder, registry.reports(id_), *local):
+        for path in _walk(start):
+            if not any(path.is_relative_to(model) for model in left_out):
+                found[path.relative_to(registry.root).as_posix()] = path
+    return found
 
 
 @contextmanager
@@ -122,21 +147,6 @@ def _refuse_target(registry: Registry, target: Path) -> None:
         raise Invalid(Problem(str(target), "lies in the record itself", "write the bundle somewhere else"))
     if target.exists():
         raise Invalid(Problem(str(target), "exists already", "choose another name"))
-
-
-def _files(registry: Registry, registration: Registration, models: list[Path]) -> dict[str, Path]:
-    """Return name in the archive -> file; a link is followed, and models are left out."""
-    folder = registry.registration(registration.id)
-    parts = [*registration.corpora.values()]
-    sources = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]
-    local = [find_source(source, folder, registry.root) for source in sources if source.startswith("./")]
-    left_out = [Path(os.path.normpath(model)) for model in models]
-    found = {registry.name(registry.ledger_path): registry.ledger_path}
-    for start in (folder, registry.reports(registration.id), *local):
-        for path in _walk(Path(os.path.normpath(start))):
-            if not any(path.is_relative_to(model) for model in left_out):
-                found[path.relative_to(registry.root).as_posix()] = path
-    return found
 
 
 def _walk(start: Path) -> Iterator[Path]:
@@ -205,9 +215,9 @@ def _count(path: Path) -> int:
 
 def _problems(path: Path, entries: list[zipfile.ZipInfo]) -> Iterator[Problem]:
     """Yield everything a bundle may not hold; nothing is unpacked for that."""
-    files = [entry for entry in entries if not entry.is_dir()]
-    yield from _too_much(path.name, [entry.file_size for entry in files])
-    packed = sum(entry.compress_size for entry in files)
+    plain = [entry for entry in entries if not entry.is_dir()]
+    yield from _too_much(path.name, [entry.file_size for entry in plain])
+    packed = sum(entry.compress_size for entry in plain)
     if sum(entry.file_size for entry in entries) > _MAX_RATIO * packed + (1 << 20):
         yield Problem(path.name, f"unpacks to more than {_MAX_RATIO} times its size", "that is no study")
     seen: dict[str, str] = {}
@@ -217,7 +227,7 @@ def _problems(path: Path, entries: list[zipfile.ZipInfo]) -> Iterator[Problem]:
         if key in seen and not (entry.is_dir() and seen[key] == entry.filename):
             yield Problem(entry.filename, f"is the same name as {seen[key]!r} to some machines", "names stand once")
         seen[key] = entry.filename
-    names = {_key(entry.filename) for entry in files}
+    names = {_key(entry.filename) for entry in plain}
     folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
     for name in sorted(folders & names):
         yield Problem(name, "is both a file and a folder", "names stand once")

@@ -75,6 +75,6 @@ def cli() -> None:
 for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
     *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
-    *(integrity.audit, integrity.bundle),
+    *(integrity.audit, integrity.bundle, integrity.attack),
 ):
     cli.add_command(_command)

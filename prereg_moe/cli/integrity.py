@@ -16,7 +16,7 @@ from prereg_moe.cli.common import find_study, json_option, root_option
 from prereg_moe.errors import NotCheckable, Problem
 from prereg_moe.registry import Registry
 
-__all__ = ["audit", "bundle"]
+__all__ = ["attack", "audit", "bundle"]
 
 
 @click.command()
@@ -82,6 +82,33 @@ def bundle(id_: str, file: Path, root: Path | None, as_json: bool) -> None:
     lines = [f"wrote {escape(str(file))}: {packed.files} files, {packed.bytes} bytes", *left_out, f"head {packed.head}"]
     document = {"file": str(file), **asdict(packed), "left_out": list(packed.left_out)}
     show.say(document, lines, as_json)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@root_option
+@json_option
+def attack(path: Path, root: Path | None, as_json: bool) -> None:
+    """Play every known cheat on a copy of a study, and say which the audit catches, and where.
+
+    PATH is what `audit` takes. The study itself is only read. Exit code 3 where a cheat passes that should not.
+
+    \b
+    Example:
+      prereg-moe attack prereg-moe-demo
+    """
+    from prereg_moe.attack import UNSEEN, play
+
+    with _audited(path, root) as (registry, ids), show.steps(as_json) as steps:
+        results = {id_: play(registry, id_, progress=steps(id_)) for id_ in ids}
+    code = 0 if all(one.as_it_should for outcomes in results.values() for one in outcomes) else 3
+    if as_json:
+        studies = {id_: [show.outcome_json(one) for one in outcomes] for id_, outcomes in results.items()}
+        show.print_json({"exit_code": code, "registrations": studies, "unseen": list(UNSEEN)})
+    else:
+        for id_, outcomes in results.items():
+            show.show_attack(id_, outcomes, UNSEEN)
+    sys.exit(code)
 
 
 @contextmanager

@@ -24,9 +24,11 @@ __all__ = [
     "claim_json",
     "err",
     "out",
+    "outcome_json",
     "print_json",
     "progress",
     "say",
+    "show_attack",
     "show_audit",
     "show_claims",
     "show_diagnosis",
@@ -49,6 +51,7 @@ STANDS = {
     "verdict": "judged",
     "report": "reported",
 }
+_PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 _OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
 
 
@@ -249,4 +252,43 @@ def claim_json(one: Any) -> dict[str, Any]:
         "text": one.said.text,
         "outcome": one.outcome,
         "detail": one.detail,
+    }
+
+
+def show_attack(registration: str, outcomes: Sequence[Any], unseen: Sequence[str]) -> None:
+    """Print what came of every cheat on one study, and what no audit of a folder can see."""
+    table = Table(title=f"{registration}: {len(outcomes)} cheats, each on a copy", title_justify="left", **_PLAIN)
+    for name in ("cheat", "with", "result", "step", "exit"):
+        table.add_column(name, overflow="fold", no_wrap=name != "cheat")
+    for one in outcomes:
+        style = {"caught": "green", "missed": "red"}.get(one.result if one.as_it_should else "missed", "yellow")
+        step = f"{one.finding.step} {one.finding.name}" if one.finding else ""
+        cells = (one.cheat.name, one.tier or "", f"[{style}]{one.result}[/]", step, str(one.exit_code or ""))
+        table.add_row(escape(cells[0]), *cells[1:])
+    out.print(table)
+    for one in outcomes:
+        if not one.as_it_should:
+            out.print(f"[red]{escape(one.cheat.name)}:[/] {escape(one.said)}")
+    results = [one.result for one in outcomes]
+    counts = ", ".join(f"{results.count(result)} {result}" for result in dict.fromkeys(results))
+    out.print(f"{counts}; `with` is what a reader must hold: the bytes alone, or the head given with the study.")
+    out.print("\nWhat nobody can see from here:")
+    for line in unseen:
+        out.print(f"- {line}")
+
+
+def outcome_json(one: Any) -> dict[str, Any]:
+    """Return what came of a cheat as plain JSON."""
+    return {
+        "cheat": one.cheat.name,
+        "what": one.cheat.what,
+        "row": one.cheat.row,
+        "detectable_with": one.cheat.tier,
+        "result": one.result,
+        "caught_with": one.tier,
+        "step": one.finding.step if one.finding else None,
+        "name": one.finding.name if one.finding else None,
+        "exit_code": one.exit_code,
+        "said": one.said,
+        "as_it_should": one.as_it_should,
     }

@@ -40,6 +40,7 @@ COMMANDS = (
     "report",
     "audit",
     "bundle",
+    "attack",
 )
 _WIDTH = 100
 

@@ -11,6 +11,7 @@ import pytest
 from world import ID, TIME, World, tree
 
 from prereg_moe import canonical, ledger
+from prereg_moe.attack.copies import Copy
 from prereg_moe.auditing import STEPS, Audit
 from prereg_moe.errors import Deviated
 
@@ -123,16 +124,9 @@ def test_evidence_nobody_planned_is_found(reported: World) -> None:
 # ------------------------------------------------------------------ forgeries that are sealed again
 
 
-def sealed_again(world: World, *, keep: Callable[[Any], Any] = lambda line: line) -> None:
+def sealed_again(world: World) -> None:
     """Rewrite the whole ledger so that every seal holds the digests of the files as they are now."""
-    data = b""
-    for seal in ledger.parse(world.registry.ledger()):
-        files = {name: canonical.digest_file(world.root / name) for name in seal.files}
-        body = dict(seal.body)
-        if seal.kind == "freeze":
-            body["digest"] = files[f"registrations/{ID}/frozen.json"]
-        data += ledger.next_line(data, seal.kind, seal.registration, time=seal.time, files=files, body=body)
-    world.registry.ledger_path.write_bytes(data)
+    Copy(world.registry, ID).reseal()
 
 
 def test_a_rewritten_history_is_found_by_the_head_the_reader_was_given(reported: World) -> None:

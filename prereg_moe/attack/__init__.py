@@ -1,0 +1,120 @@
+"""Attacking one's own study: every known cheat is played on a copy of it, and the audit has to see it.
+
+Nothing is done to the study itself. What no audit of a folder can see is listed as such
+(:data:`UNSEEN`), and one such cheat is played, so that nobody takes silence for innocence.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from prereg_moe import ledger
+from prereg_moe.attack.cheats import CHEATS, ROWS, TIERS, Cheat
+from prereg_moe.attack.copies import Copy, NotHere
+from prereg_moe.auditing import BYTE_STEPS, Audit, Finding, audit
+from prereg_moe.errors import Problem, Tampered
+from prereg_moe.registry import Registry
+
+__all__ = ["CHEATS", "ROWS", "TIERS", "UNSEEN", "Cheat", "Outcome", "play"]
+
+UNSEEN = (
+    "Private pilots: somebody ran the study with other seeds, items or families before registering this one.",
+    "Numbers that were made up, or came from other code, before anything was sealed.",
+    "A study in another registry, or one that was never published.",
+    "The time: a ledger tells it by its author's clock. Only a time stamp or a public history says not later than.",
+    "An author and a witness (a time-stamp authority, a reviewer, a host) who lie together.",
+    "An installation of prereg-moe that was changed: audit with your own.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one cheat.
+
+    Attributes:
+        cheat: what was tried.
+        result: ``caught``, ``missed``, ``not here`` (nothing to play it on) or ``unseen``
+            (as it must be: nothing could show it).
+        tier: what the reader had to hold, where it was caught.
+        finding: the first finding that names it, where it was caught.
+        exit_code: of an audit by such a reader.
+        said: the detail that names it; otherwise why it was not played or what is missing.
+    """
+
+    cheat: Cheat
+    result: str
+    tier: str | None = None
+    finding: Finding | None = None
+    exit_code: int = 0
+    said: str = ""
+
+    @property
+    def as_it_should(self) -> bool:
+        """Whether it was caught at its tier or below, or cannot be."""
+        if self.result == "caught":
+            return TIERS.index(self.tier or "") <= TIERS.index(self.cheat.tier)
+        return self.result != "missed"
+
+
+Progress = Callable[[int, int, str], None]
+
+
+def play(registry: Registry, id_: str, *, progress: Progress = lambda _done, _total, _label: None) -> list[Outcome]:
+    """Return what came of every cheat on a copy of a registration; the registration is only read.
+
+    Raises:
+        Tampered: the study does not hold as it is, so that nothing would be learned.
+        Invalid, NotCheckable: it cannot be copied.
+    """
+    with tempfile.TemporaryDirectory(prefix="prereg-moe-") as folder:
+        pristine = Copy.of(registry, id_, Path(folder, "pristine"))
+        head = ledger.head(ledger.parse(registry.ledger()))
+        honest = audit(pristine.registry, id_, expected_head=head)
+        if honest.exit_code:
+            found = "does not hold as it is, so an attack would teach nothing"
+            raise Tampered(Problem(id_, found, f"see `prereg-moe audit {id_}`"))
+        outcomes = []
+        for number, cheat in enumerate(CHEATS):
+            progress(number, len(CHEATS), cheat.name)
+            outcomes.append(_play(cheat, pristine, head))
+        progress(len(CHEATS), len(CHEATS), "")
+    return outcomes
+
+
+def _play(cheat: Cheat, pristine: Copy, head: str | None) -> Outcome:
+    reached = {seal.kind for seal in ledger.parse(pristine.registry.ledger()) if seal.registration == pristine.id}
+    if cheat.needs not in reached:
+        return Outcome(cheat, "not here", said=f"the study has no {cheat.needs} yet")
+    with tempfile.TemporaryDirectory(prefix="prereg-moe-") as folder:
+        copy = pristine.again(Path(folder, "copy"))
+        try:
+            named = cheat.play(copy)
+        except NotHere as reason:
+            return Outcome(cheat, "not here", said=str(reason))
+        given = copy.head if cheat.tier == "nothing" else head
+        return _judge(cheat, named, _audit(copy, given))
+
+
+def _audit(copy: Copy, head: str | None) -> Audit:
+    """Return the audit of a copy; what follows from the bytes is not computed where they cannot be worse."""
+    quick = audit(copy.registry, copy.id, expected_head=head, steps=BYTE_STEPS)
+    worst = any(finding.exit_code == Tampered.exit_code and finding.name != "head" for finding in quick.findings)
+    return quick if worst else audit(copy.registry, copy.id, expected_head=head)
+
+
+def _judge(cheat: Cheat, named: str, result: Audit) -> Outcome:
+    """Return at which tier the findings show the cheat, and where: the folder's own findings come first."""
+    if cheat.tier == "nothing":
+        return Outcome(cheat, "missed" if result.exit_code else "unseen", exit_code=result.exit_code)
+    failed = [finding for finding in result.findings if finding.outcome == "fails"]
+    by_bytes = [finding for finding in failed if finding.name != "head"]
+    for tier, found in (("bytes", by_bytes), ("head", failed)):
+        for finding in found:
+            if said := next((detail for detail in finding.details if named in detail), None):
+                code = Audit(result.registration, result.head, tuple(found)).exit_code
+                return Outcome(cheat, "caught", tier, finding, code, said)
+    said = f"nothing names {named}" if failed else "every step holds"
+    return Outcome(cheat, "missed", exit_code=result.exit_code, said=said)
