@@ -148,7 +148,7 @@ class Copy:
             target = self.reports / f"report.{format_}"
             if target.exists():
                 template = read_bytes(self.folder / "templates" / report.template_name(format_)).decode()
-                canonical.write(target, report.render(made.document, template).encode())
+                canonical.write(target, report.render(made.document, template, format_).encode())
 
     def rewrite(self, change: Callable[[dict[str, Any]], Any]) -> None:
         """Register something else in hindsight and make everything behind it follow, down to the ledger."""
