@@ -111,8 +111,9 @@ def _matrices(blocks: list[dict[str, Any]], axes: list[str]) -> list[dict[str, A
             continue
         key = (block["model"], block["measure"])
         table = tables.setdefault(
-            key, {"model": key[0], "measure": key[1], "unit": block["unit"], "axes": axes, "found": {}}
+            key, {"model": key[0], "measure": key[1], "unit": block["unit"], "axes": axes, "found": {}, "minimum": 0.0}
         )
+        table["minimum"] = max(table["minimum"], block["minimum_effect"] or 0.0)
         for entry in block["verdicts"]:
             cells = {entry["axis"]: entry["estimates"]["on"], **entry["estimates"].get("off", {})}
             row = table["found"].setdefault(
@@ -124,7 +125,7 @@ def _matrices(blocks: list[dict[str, Any]], axes: list[str]) -> list[dict[str, A
 
 def _matrix(table: dict[str, Any]) -> dict[str, Any]:
     known = [cell for row in table["found"].values() for cell in row["at"].values()]
-    largest = max((abs(cell["estimate"]) for cell in known), default=0.0)
+    largest = max([table["minimum"], *(abs(cell["estimate"]) for cell in known)])  # below the minimum nothing glows
     units = sorted({cell["units"] for cell in known})
     rows = [
         {
