@@ -240,17 +240,41 @@ class _Case:
         self._due("report", "there is no report yet")
         frozen = self._read()
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
-        formats = [f for f in report.FORMATS if self._name(f) in self._files()]
+        files = self._files()
+        formats = [f for f in report.FORMATS if self._name(f) in files]
         for format_ in formats:
             name = report.template_name(format_)
             template = read_bytes(self.registry.registration(self.id) / "templates" / name)
             if canonical.digest(template) != frozen.document["pins"]["templates"].get(name):
                 raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
-            if report.render(document, template.decode()).encode() != read_bytes(
-                self.registry.path(self._name(format_))
-            ):
-                raise Tampered(Problem(self._name(format_), "does not follow from verdict.json", "render it again"))
+            self._follows(self._name(format_), report.render(document, template.decode(), format_).encode())
         yield f"{', '.join(formats)}, byte for byte"
+        yield from self._figures(document, [name for name in files if name.startswith(f"reports/{self.id}/figures/")])
+
+    def _figures(self, document: Any, names: list[str]) -> Iterator[str]:
+        """Draw the sealed figures again; what another version of matplotlib drew cannot be compared byte for byte."""
+        drawn = {name: self._plotter(name) for name in names if name.rpartition(".")[2] in report.PLOTTED}
+        others = sorted({str(version) for version in drawn.values() if version != report.plotter()})
+        same = [name for name in names if drawn.get(name, report.plotter()) == report.plotter()]
+        made = report.draw(document, {name.rpartition(".")[2] for name in same})
+        for name in same:
+            inside = name.removeprefix(f"reports/{self.id}/")
+            self._follows(name, made.get(inside, b""))
+        if same:
+            yield f"{len(same)} figures, byte for byte"
+        if others:
+            here = report.plotter() or "not installed"
+            yield f"{len(names) - len(same)} figures not compared: drawn by matplotlib {', '.join(others)}, here {here}"
+
+    def _plotter(self, name: str) -> str | None:
+        """Return the version of matplotlib the last seal over a figure names."""
+        bodies = [seal.body for seal in self.seals if seal.registration == self.id and name in seal.files]
+        version = bodies[-1].get("matplotlib") if bodies else None
+        return version if isinstance(version, str) else None
+
+    def _follows(self, name: str, made: bytes) -> None:
+        if made != read_bytes(self.registry.path(name)):
+            raise Tampered(Problem(name, "does not follow from verdict.json", "render it again"))
 
     def _name(self, format_: str) -> str:
         return f"reports/{self.id}/report.{format_}"
@@ -324,6 +348,7 @@ class _Case:
             return []
         parts = [*registration.models.values(), *registration.corpora.values()]
         named = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]
+        named.append(registration.report.template)
         return [source for source in named if source.startswith("./")]
 
 

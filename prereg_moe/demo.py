@@ -60,7 +60,7 @@ def demo(folder: Path, *, workers: int, steps: Step, registration: Path = REGIST
     lab.run(registry, _ID, workers=workers, time=now(), progress=steps("run"))
     judging = steps("judge")
     verdicts, _ = stages.verdict(registry, _ID, time=now())
-    written, head = stages.render(registry, _ID, ("md", "tex"), time=now())
+    written, head = stages.render(registry, _ID, None, time=now())
     judging(1, 1, str(written[0]))
     result = audit(registry, _ID, expected_head=head)
     steps("audit")(1, 1, f"exit code {result.exit_code}")

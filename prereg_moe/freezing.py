@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import prereg_moe
-from prereg_moe import canonical, ledger
+from prereg_moe import canonical, ledger, templating
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.frozen import SCHEMA, Frozen, derive
@@ -36,7 +36,7 @@ __all__ = [
     "pin_folder",
     "pin_model",
     "read_items",
-    "template_files",
+    "read_templates",
     "unmet_demands",
 ]
 
@@ -84,6 +84,7 @@ def check(path: Path, root: Path | None = None) -> Checked:
         pending.append(Problem("diagnosis", "is not made yet", "run `prereg-moe diagnose`"))
     if not pending:
         list_items(registration, path.parent, root or path.parent)
+    read_templates(registration, path.parent, root or path.parent)
     claims, conditions, scores = _count(registration)
     return Checked(registration, tuple(pending), tuple(_advice(registration)), claims, conditions, scores)
 
@@ -106,6 +107,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
     if registration.id != id_:
         raise Invalid(Problem("id", f"is {registration.id!r} in the folder {id_!r}", "give both the same name"))
     atlases, atlas_digest = _atlas(registry, registration, seals)
+    templates = read_templates(registration, folder, registry.root)
     document = {
         "schema": SCHEMA,
         "software": {"prereg-moe": prereg_moe.__version__},
@@ -115,15 +117,15 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
             "atlas": atlas_digest,
             "diagnosis": _diagnosis(registry, registration, seals),
             "document": canonical.digest_file(source),
-            "templates": {name: canonical.digest_file(TEMPLATES / name) for name in template_files()},
+            "templates": {name: canonical.digest(text) for name, text in templates.items()},
         },
         **list_items(registration, folder, registry.root),
         **derive(registration, atlases),
     }
     frozen = Frozen.from_bytes(canonical.dumps(document))
     copies = []
-    for name in template_files():
-        canonical.write(folder / "templates" / name, read_bytes(TEMPLATES / name))
+    for name, text in templates.items():
+        canonical.write(folder / "templates" / name, text)
         copies.append(folder / "templates" / name)
     canonical.write(folder / "frozen.json", document)
     registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body={"digest": frozen.digest})
@@ -183,9 +185,35 @@ def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], lis
     return changed, absent
 
 
-def template_files() -> list[str]:
-    """Return the names of the report templates."""
-    return sorted(path.name for path in TEMPLATES.glob("*.j2"))
+def read_templates(registration: Registration, folder: Path, root: Path) -> dict[str, bytes]:
+    """Return file name -> bytes of the report templates: the package's, and instead of them the registration's own.
+
+    Raises:
+        NotCheckable: the registered folder cannot be read.
+        Invalid: it holds no template, one that makes no report, or one that cannot be parsed.
+    """
+    texts = {path.name: read_bytes(path) for path in sorted(TEMPLATES.glob("report.*.j2"))}
+    source = registration.report.template
+    if source == "default":
+        return texts
+    own = {path.name: read_bytes(path) for path in sorted(find_source(source, folder, root).glob("*.j2"))}
+    problems = [
+        Problem(f"report.template, {name}", "is the template of no report", f"name it one of {', '.join(texts)}")
+        for name in own
+        if name not in texts
+    ]
+    if not own:
+        problems.append(Problem("report.template", f"{source} holds no template", f"it may hold {', '.join(texts)}"))
+    for name, text in own.items():
+        try:
+            templating.check(text.decode(), f"report.template, {name}")
+        except UnicodeDecodeError:
+            problems.append(Problem(f"report.template, {name}", "is not UTF-8 text", "save it as such"))
+        except Invalid as error:
+            problems += error.problems
+    if problems:
+        raise Invalid(problems)
+    return texts | own
 
 
 def pin_folder(folder: Path, suffixes: frozenset[str] | None = None) -> dict[str, str]:

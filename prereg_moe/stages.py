@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prereg_moe import canonical, ledger, report, store
-from prereg_moe.errors import NotCheckable, Problem, Tampered
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.freezing import load_frozen
+from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
 from prereg_moe.verdict import Verdicts, judge
 
@@ -41,10 +42,15 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
     return verdicts, registry.seal("verdict", id_, [path], time=time)
 
 
-def render(registry: Registry, id_: str, formats: Sequence[str], *, time: str) -> tuple[list[Path], str]:
+def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time: str) -> tuple[list[Path], str]:
     """Render the sealed verdict by the frozen templates, seal the reports; return them and the head.
 
+    Args:
+        formats: texts (:data:`prereg_moe.report.FORMATS`) and figures (:data:`prereg_moe.report.FIGURES`); None:
+            every text whose template was frozen, and the figures as SVG.
+
     Raises:
+        Invalid: a format that does not exist, whose template was not frozen, or that needs an extra.
         NotCheckable: there is no verdict yet.
         Tampered: the verdict or a template is not the one sealed.
     """
@@ -53,16 +59,46 @@ def render(registry: Registry, id_: str, formats: Sequence[str], *, time: str) -
     path = registry.reports(id_) / "verdict.json"
     data = _sealed(registry, files, path, f"run `prereg-moe verdict {id_}`")
     document = canonical.loads(data, registry.name(path))
-    written = []
-    for format_ in formats:
-        template = registry.registration(id_) / "templates" / report.template_name(format_)
-        source = _sealed(registry, files, template, f"run `prereg-moe freeze {id_}`").decode()
-        target = registry.reports(id_) / f"report.{format_}"
-        canonical.write(target, report.render(document, source).encode())
-        written.append(target)
+    texts, suffixes = _formats(load_frozen(registry, id_), formats)
+    made = {
+        f"report.{format_}": report.render(document, _template(registry, id_, files, format_), format_).encode()
+        for format_ in texts
+    } | report.draw(document, suffixes)
+    written = [registry.reports(id_) / name for name in made]
+    for target, text in zip(written, made.values(), strict=True):
+        canonical.write(target, text)
     if all(files.get(registry.name(target)) == canonical.digest_file(target) for target in written):
         return written, ledger.head(seals) or ""
-    return written, registry.seal("report", id_, written, time=time)
+    body = {"matplotlib": report.plotter()} if set(suffixes) & set(report.PLOTTED) else None
+    return written, registry.seal("report", id_, written, time=time, body=body)
+
+
+def _formats(frozen: Frozen, formats: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the texts and the figures that are asked for and can be made of a registration."""
+    known = [text for text in report.FORMATS if report.template_name(text) in frozen.document["pins"]["templates"]]
+    if formats is None:
+        return known, ["svg"]
+    everything = (*report.FORMATS, *report.FIGURES)
+    problems = [
+        Problem("--format", f"{name!r} is not a format", f"choose among {', '.join(everything)}")
+        for name in formats
+        if name not in everything
+    ]
+    problems += [
+        Problem(
+            "--format", f"the template of {name} was not frozen with this registration", f"it has {', '.join(known)}"
+        )
+        for name in formats
+        if name in report.FORMATS and name not in known
+    ]
+    if problems:
+        raise Invalid(problems)
+    return [name for name in known if name in formats], [name for name in report.FIGURES if name in formats]
+
+
+def _template(registry: Registry, id_: str, files: dict[str, str], format_: str) -> str:
+    path = registry.registration(id_) / "templates" / report.template_name(format_)
+    return _sealed(registry, files, path, f"run `prereg-moe freeze {id_}`").decode("utf-8", "replace")
 
 
 def _sealed(registry: Registry, files: dict[str, str], path: Path, todo: str) -> bytes:

@@ -229,8 +229,8 @@ class World:
         return stages.verdict(self.registry, ID, time=TIME)[0]
 
     def report(self) -> str:
-        """Render both formats and return the ledger's head."""
-        return stages.render(self.registry, ID, ("md", "tex"), time=TIME)[1]
+        """Render every format and return the ledger's head."""
+        return stages.render(self.registry, ID, None, time=TIME)[1]
 
     def audit(self, head: str | None = None) -> Audit:
         return audit(self.registry, ID, expected_head=head)

@@ -174,20 +174,27 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("id_", metavar="ID")
-@click.option("--format", "formats", default="md,tex", show_default=True, help="Comma-separated: md, tex.")
+@click.option(
+    "--format",
+    "formats",
+    help="Comma-separated: md, html, tex, bib, csv; figures as svg, pdf, png."
+    " Default: every one whose template was frozen, and svg.",
+)
 @root_option
 @json_option
-def report(id_: str, formats: str, root: Path | None, as_json: bool) -> None:
-    """Render sealed verdicts by the frozen templates.
+def report(id_: str, formats: str | None, root: Path | None, as_json: bool) -> None:
+    """Render sealed verdicts by the frozen templates, and draw their figures.
 
     \b
     Example:
-      prereg-moe report testbed --format md,tex
+      prereg-moe report testbed --format html,tex,bib,pdf
     """
     from prereg_moe.registry import now
     from prereg_moe.stages import render
 
     registry, id_ = find_study(root, id_)
-    written, head = render(registry, id_, [name.strip() for name in formats.split(",")], time=now())
+    names = [name.strip() for name in formats.split(",")] if formats else None
+    with show.waiting("rendering", as_json):
+        written, head = render(registry, id_, names, time=now())
     lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]
     show.say({"files": [str(path) for path in written], "head": head}, lines, as_json)

@@ -405,9 +405,13 @@ class Stopping(Part):
 
 
 class Report(Part):
-    """The templates verdicts are shown by; their bytes are frozen beside the registration."""
+    """The templates verdicts are shown by; their bytes are frozen beside the registration.
 
-    template: Literal["default"] = "default"
+    ``./FOLDER`` holds templates of one's own (``report.html.j2`` and the like), each used instead of
+    the package's of the same name; templates see the verdict document alone, in a sandbox.
+    """
+
+    template: Annotated[str, StringConstraints(pattern=r"^(default|\./.{1,498})$")] = "default"
 
 
 ScenarioName = Literal[

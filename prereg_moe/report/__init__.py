@@ -7,29 +7,36 @@ rounded in :mod:`prereg_moe.report.numbers`, by one rule. Nothing is typed into 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from prereg_moe import templating
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.report.contents import FLAGS, context
 from prereg_moe.report.numbers import FILTERS, cell, effect, interval, p_value, share, tex
+from prereg_moe.report.plotting import plot, plotter
 
 __all__ = [
+    "FIGURES",
     "FLAGS",
     "FORMATS",
+    "PLOTTED",
     "cell",
     "context",
+    "draw",
     "effect",
     "interval",
     "p_value",
+    "plotter",
     "render",
     "share",
     "template_name",
     "tex",
 ]
 
-FORMATS = ("md", "html", "tex", "bib", "csv")
+FORMATS = ("md", "html", "tex", "bib", "csv")  # each by a template
+PLOTTED = ("pdf", "png")  # figures drawn by matplotlib
+FIGURES = ("svg", *PLOTTED)
 
 
 def template_name(format_: str) -> str:
@@ -55,3 +62,17 @@ def render(document: Mapping[str, Any], template: str, format_: str = "md") -> s
         Invalid: the template fails.
     """
     return templating.fill(template, context(document), FILTERS, escape=format_ == "html")
+
+
+def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, bytes]:
+    """Return file name -> bytes of every figure of a verdict document, in every format out of :data:`FIGURES`.
+
+    Raises:
+        Invalid: matplotlib is needed and not installed.
+    """
+    drawings = context(document)["figures"].values() if suffixes else ()
+    return {
+        f"figures/{drawing.name}.{suffix}": f"{drawing.svg}\n".encode() if suffix == "svg" else plot(drawing, suffix)
+        for drawing in drawings
+        for suffix in suffixes
+    }

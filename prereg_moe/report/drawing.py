@@ -14,7 +14,7 @@ from typing import Literal
 
 from markupsafe import Markup, escape
 
-__all__ = ["FONT", "INKS", "Dot", "Drawing", "Label", "Line", "Mark", "Rects", "number", "shade", "svg"]
+__all__ = ["FONT", "INKS", "Dot", "Dots", "Drawing", "Label", "Line", "Mark", "Rects", "number", "shade", "svg"]
 
 FONT = "DejaVu Sans"
 INKS = {
@@ -63,6 +63,15 @@ class Dot:
 
 
 @dataclass(frozen=True, slots=True)
+class Dots:
+    """Many discs of one ink and size: (x, y) each."""
+
+    places: tuple[tuple[float, float], ...]
+    radius: float
+    ink: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rects:
     """Rectangles of one ink: (x, y, width, height) each."""
 
@@ -85,7 +94,7 @@ class Label:
     upright: bool = False
 
 
-Mark = Line | Dot | Rects | Label
+Mark = Line | Dot | Dots | Rects | Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +160,10 @@ def _elements(marks: Iterable[Mark]) -> Iterator[str]:
             case Dot():
                 ink = _ring(mark.ink) if mark.hollow else _fill(mark.ink)
                 yield f'<circle cx="{number(mark.x)}" cy="{number(mark.y)}" r="{number(mark.radius)}" {ink}/>'
+            case Dots():  # lines of no length with round ends
+                path = "".join(f"M{number(x)} {number(y)}h0" for x, y in mark.places)
+                width = number(2 * mark.radius)
+                yield f'<path d="{path}" {_stroke(mark.ink)} stroke-width="{width}" stroke-linecap="round"/>'
             case Rects():
                 path = "".join(
                     f"M{number(x)} {number(y)}h{number(w)}v{number(h)}h{number(-w)}z" for x, y, w, h in mark.boxes

@@ -12,12 +12,12 @@ Widths suit one column of a paper and a phone. A figure of a claim that measured
 from __future__ import annotations
 
 import math
-from collections import Counter
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prereg_moe.report.drawing import Dot, Drawing, Label, Line, Mark, Rects, shade
+from prereg_moe.report.drawing import Dot, Dots, Drawing, Label, Line, Mark, Rects, shade
 from prereg_moe.report.numbers import effect
 
 __all__ = ["draw"]
@@ -86,7 +86,7 @@ def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
     for number, entry in enumerate(entries):
         marks += _forest_row(entry, block, scale, top + _ROW * (number + 0.5))
     return Drawing(
-        f"forest-{block['id']}",
+        _name("forest", block["id"]),
         f"Effects of masking, {block['id']} ({block['model']})",
         _forest_caption(block, seen),
         WIDTH,
@@ -159,7 +159,7 @@ def _nulls(block: _Entry) -> Drawing:
     for number, entry in enumerate(entries):
         y = top + _ROW * (number + 0.5)
         draws, on = entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]
-        marks += [Dot(scale(value), y + _spread(place), 1.6, "null") for place, value in enumerate(draws)]
+        marks.append(Dots(tuple((scale(value), y + _spread(n)) for n, value in enumerate(draws)), 1.6, "null"))
         marks += [Dot(scale(on), y, 3.5, "on"), Label(0, y, _short(entry["family"]), bold=True)]
         place = 1 + sum(draw >= on for draw in draws)
         marks.append(Label(WIDTH, y, f"{place} of {len(draws) + 1}", "text", "end", 10))
@@ -170,7 +170,7 @@ def _nulls(block: _Entry) -> Drawing:
         " random sets by its place among them."
     )
     title = f"Random expert sets, {block['id']} ({block['model']})"
-    return Drawing(f"null-{block['id']}", title, caption, WIDTH, bottom + 34, tuple(marks))
+    return Drawing(_name("null", block["id"]), title, caption, WIDTH, bottom + 34, tuple(marks))
 
 
 def _spread(place: int) -> float:
@@ -207,7 +207,7 @@ def _matrix(table: _Entry, seen: Mapping[str, Any]) -> Drawing:
         f" ({seen['level']} {seen['interval_kind']}) are in the table of the report."
     )
     return Drawing(
-        f"matrix-{table['model']}-{table['measure']}",
+        _name("matrix", table["model"], table["measure"]),
         f"On-target and off-target effects ({table['model']}, {table['measure']})",
         caption,
         max(WIDTH, left + wide * len(axes)),
@@ -221,21 +221,19 @@ def _map(model: str, families: Sequence[_Entry]) -> Drawing:
     experts = 1 + max((expert for family in families for _, chosen in family["cells"] for expert in chosen), default=0)
     left, top = 44.0, 16.0 + 14 * math.ceil(len(families) / 5)
     wide = (WIDTH - left) / experts
-    high = min(14.0, max(4.0, 400 / len(layers)))
+    high = min(18.0, max(4.0, 400 / len(layers)))
     row = {layer: top + high * number for number, layer in enumerate(layers)}
-    shared = Counter((at, expert) for family in families for at, chosen in family["cells"] for expert in chosen)
+    holders = _holders(families)
     marks: list[Mark] = [Rects(((left, top, WIDTH - left, high * len(layers)),), "grid", faint=True)]
     for number, family in enumerate(families):
         ink = f"series{number % 10}"
-        lane, lanes = number, len(families)
-        boxes = tuple(
-            (left + wide * expert + lane * wide / lanes, row[layer] + 0.5, wide / lanes, high - 1)
-            if shared[layer, expert] > 1
-            else (left + wide * expert, row[layer] + 0.5, wide, high - 1)
-            for layer, chosen in family["cells"]
-            for expert in chosen
-        )
-        marks.append(Rects(boxes, ink))
+        boxes = []
+        for layer, chosen in family["cells"]:
+            for expert in chosen:
+                those = holders[layer, expert]
+                part = wide / len(those)
+                boxes.append((left + wide * expert + part * those.index(number), row[layer] + 0.5, part, high - 1))
+        marks.append(Rects(tuple(boxes), ink))
         x, y = left + 66 * (number % 5), 7 + 14 * (number // 5)
         marks += [Rects(((x, y - 4, 8, 8),), ink), Label(x + 12, y, _short(family["name"])[:9], "text", size=9.5)]
     for number, layer in enumerate(layers):
@@ -251,7 +249,17 @@ def _map(model: str, families: Sequence[_Entry]) -> Drawing:
         f" experts 0 to {experts - 1}. A cell shared by families is divided between them."
     )
     title = f"Where the families are ({model})"
-    return Drawing(f"families-{model}", title, caption, WIDTH, bottom + 32, tuple(marks))
+    return Drawing(_name("families", model), title, caption, WIDTH, bottom + 32, tuple(marks))
+
+
+def _holders(families: Sequence[_Entry]) -> dict[tuple[int, int], list[int]]:
+    """Return (layer, expert) -> the places of the families that hold it."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for number, family in enumerate(families):
+        for layer, chosen in family["cells"]:
+            for expert in chosen:
+                found.setdefault((layer, expert), []).append(number)
+    return found
 
 
 def _by_model(seen: Mapping[str, Any]) -> dict[str, list[_Entry]]:
@@ -290,6 +298,11 @@ def _edge(entry: _Entry) -> str:
 
 def _left(entries: Sequence[_Entry]) -> float:
     return _LETTER * 1.1 * max(len(_short(entry["family"])) for entry in entries) + 8
+
+
+def _name(*parts: str) -> str:
+    """Return a file name that stays in its folder whatever the document says."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(parts))
 
 
 def _short(text: str) -> str:

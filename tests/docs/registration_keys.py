@@ -143,5 +143,5 @@ KEYS = {
     "PlannedEffects.random": "of random expert sets",
     "Demand.fwer_at_most": "the largest family-wise error rate",
     "Demand.power_at_least": "the smallest power",
-    "Report.template": "the templates",
+    "Report.template": "`default`, or a folder of one's own templates ([reports.md](reports.md))",
 }
