@@ -6,23 +6,26 @@ an intervention by an engine (`lab.engines`), and a second stock run *replays* t
 that every score is lm-eval's. A request that is not in the plan raises; lm-eval's caches, which
 do not know the model or the data, are never used.
 
-Only likelihood requests are answered (multiple_choice, loglikelihood, loglikelihood_rolling).
+All four output types are answered: multiple_choice, loglikelihood and loglikelihood_rolling ask for
+likelihoods of tokens, generate_until for text. One measure asks for one or the other.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from prereg_moe import canonical
 from prereg_moe.errors import Invalid, Problem, Stopped
 from prereg_moe.evidence import Scores
-from prereg_moe.lab.engines.base import Answer, Request
+from prereg_moe.lab.engines.base import Answer, Prompt, Request
 from prereg_moe.lab.tasks import Sample, Tasks, TaskSpec, plain, quiet
 
 __all__ = ["Harness", "Plan"]
@@ -34,11 +37,13 @@ class Plan:
 
     Attributes:
         requests: in the order lm-eval asked, each once.
-        tokens: (task name, document number) -> tokens scored.
+        prompts: the same, of tasks that generate text.
+        tokens: (task name, document number) -> tokens scored; tokens read, where text is generated.
         digest: digest of requests and counts.
     """
 
     requests: tuple[Request, ...]
+    prompts: tuple[Prompt, ...]
     tokens: Mapping[tuple[str, int], int]
     digest: str
 
@@ -55,8 +60,9 @@ class _Scorer(HFLM):  # type: ignore[misc]  # lm_eval ships no types
             softmax_dtype="float32",  # bfloat16 softmax is up to 3.9 nats wrong a document
         )
         self.asked: dict[Request, None] = {}
+        self.prompts: dict[Prompt, None] = {}
         self.tokens: dict[tuple[str, int], int] = {}
-        self.answers: Mapping[Request, Answer] | None = None
+        self.answers: Mapping[Any, Any] | None = None
         self._memo: dict[Any, list[int]] = {}
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
@@ -71,8 +77,22 @@ class _Scorer(HFLM):  # type: ignore[misc]  # lm_eval ships no types
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:  # noqa: ARG002 - lm_eval's signature
         return [self._one(super(_Scorer, self).loglikelihood_rolling, request) for request in requests]
 
-    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:  # noqa: ARG002 - lm_eval's signature
-        raise Invalid(Problem(requests[0].task_name, "generates text", "this version scores likelihood tasks only"))
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002 - lm_eval's signature
+        return [self._text(request) for request in requests]
+
+    def _text(self, request: Any) -> str:
+        """Answer one prompt, and count the tokens it is read by."""
+        context, settings = request.args
+        prompt = (context, json.dumps(settings, sort_keys=True))
+        self._now = (request.task_name, request.doc_id)
+        if self.answers is None:
+            self.prompts[prompt] = None
+            self.tokens[self._now] = self.tokens.get(self._now, 0) + len(self.tok_encode(context))
+            return ""
+        if prompt not in self.answers:
+            raise Stopped(Problem(self._now[0], "asks for a text that is not in the plan"))
+        text: str = self.answers[prompt]
+        return text
 
     def _one(self, ask: Any, request: Any) -> Any:
         """Answer one request through HFLM's own windows and token pairs, and count what it scores."""
@@ -98,6 +118,16 @@ class _Scorer(HFLM):  # type: ignore[misc]  # lm_eval ships no types
                 self, [(("", ""), list(context), list(target)) for context, target in requests], disable_tqdm=True
             )
         return answers
+
+    def write(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Return the texts HFLM lets the model write, batched by length and settings over all prompts."""
+        requests = [
+            Instance("generate_until", {}, (context, json.loads(settings)), index)
+            for index, (context, settings) in enumerate(prompts)
+        ]
+        with torch.inference_mode():
+            texts: list[str] = HFLM.generate_until(self, requests, disable_tqdm=True)
+        return texts
 
 
 class Harness:
@@ -138,7 +168,12 @@ class Harness:
             )
         return dict(zip(requests, answers, strict=True))
 
-    def score(self, answers: Mapping[Request, Answer]) -> dict[str, Scores]:
+    def write(self, prompts: Sequence[Prompt]) -> dict[Prompt, str]:
+        """Return the texts the model writes, as it stands (or is intervened on) now."""
+        with quiet():
+            return dict(zip(prompts, self._scorer.write(prompts), strict=True))
+
+    def score(self, answers: Mapping[Request, Answer] | Mapping[Prompt, str]) -> dict[str, Scores]:
         """Return axis -> what lm-eval makes of the answers, items in the registered order.
 
         Raises:
@@ -151,13 +186,16 @@ class Harness:
 
     def _make_plan(self) -> Plan:
         self._tasks.evaluate(self._scorer)  # documents and metrics are checked before anything is computed
-        requests = tuple(self._scorer.asked)
+        requests, prompts = tuple(self._scorer.asked), tuple(self._scorer.prompts)
+        if requests and prompts:
+            raise Invalid(Problem("tasks", "some score text and some generate it", "register a measure for each kind"))
         problems = [p for spec in self._tasks.specs for p in self._preflight(spec)]
         too_long = sum(len(c) + len(t) > self._scorer.max_length + 1 for c, t in requests)
         if too_long:
             problems.append(
                 Problem("requests", f"{too_long} are longer than {self._scorer.max_length} tokens", "shorten the items")
             )
+        problems += _prompt_problems(self._scorer, prompts)
         if problems:
             raise Invalid(problems)
         self._tasks.keep_requests()
@@ -166,7 +204,9 @@ class Harness:
             "requests": [[list(context), list(target)] for context, target in requests],
             "tokens": [[name, number, count] for (name, number), count in sorted(tokens.items())],
         }
-        return Plan(requests, tokens, canonical.digest(listed))
+        if prompts:
+            listed["prompts"] = [list(prompt) for prompt in prompts]
+        return Plan(requests, prompts, tokens, canonical.digest(listed))
 
     def _preflight(self, spec: TaskSpec) -> Iterator[Problem]:
         counts = [self._scorer.tokens.get((spec.name, number), 0) for number in range(len(spec.items))]
@@ -182,3 +222,23 @@ class Harness:
             tokens=tuple(self._scorer.tokens.get((spec.name, number), 0) for number in range(len(samples))),
             responses=tuple(plain(sample["resps"]) for sample in samples),
         )
+
+
+def _prompt_problems(scorer: _Scorer, prompts: Sequence[Prompt]) -> list[Problem]:
+    """Return which prompts would be cut, or answered by chance."""
+    problems = []
+    sampled = [settings for _, settings in prompts if json.loads(settings).get("do_sample")]
+    if sampled:
+        problems.append(
+            Problem("generation_kwargs", "ask for sampling, which gives another text every time", "do_sample: false")
+        )
+    room = [json.loads(settings).get("max_gen_toks", scorer.max_gen_toks) for _, settings in prompts]
+    cut = sum(
+        len(scorer.tok_encode(context)) + more > scorer.max_length
+        for (context, _), more in zip(prompts, room, strict=True)
+    )
+    if cut:
+        problems.append(
+            Problem("prompts", f"{cut} leave no room to write in {scorer.max_length} tokens", "lower max_gen_toks")
+        )
+    return problems

@@ -149,6 +149,11 @@ class _Bench:
 
     def engine(self, model: str, measure: str) -> Engine:
         harness = self.harness(model, measure)
+        if harness.plan.prompts and self.registration.measures[measure].per == "token":
+            found = "divides by tokens that are scored, and its tasks generate text"
+            raise Invalid(Problem(f"measures.{measure}.per", found, "register per: item"))
+        if harness.plan.prompts:  # no engine writes text faster than the reference does
+            return Stock(self.load(model), harness.plan.prompts, harness.write)
         return Stock(self.load(model), harness.plan.requests, harness.stock)
 
     def items(self, corpus: str, axis: str, skip: int, count: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ to hand out; whoever resumes one computes all of it and writes what is missing.
 everything shared that is shared, and checks itself against `stock` in every condition.
 """
 
-from prereg_moe.lab.engines.base import Answer, Case, Engine, Found, Request
+from prereg_moe.lab.engines.base import Answer, Case, Engine, Found, Prompt, Request
 from prereg_moe.lab.engines.packs import packs
 
-__all__ = ["Answer", "Case", "Engine", "Found", "Request", "packs"]
+__all__ = ["Answer", "Case", "Engine", "Found", "Prompt", "Request", "packs"]

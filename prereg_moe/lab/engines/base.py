@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from prereg_moe.lab.intervene import Intervention
 
-__all__ = ["Answer", "Case", "Engine", "Found", "Request"]
+__all__ = ["Answer", "Case", "Engine", "Found", "Prompt", "Request"]
 
 Request: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a context and of its continuation."""
 
 Answer: TypeAlias = tuple[float, bool]
 """The continuation's log-likelihood in nats, and whether greedy decoding gives it."""
+
+Prompt: TypeAlias = tuple[str, str]
+"""What a model is to go on writing, and the task's generation settings as canonical JSON; its answer is a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +34,12 @@ class Found:
     """What an engine computed for one case.
 
     Attributes:
-        answers: the answer to every planned request.
+        answers: the answer to every planned request, or the text for every planned prompt.
         proof: what the intervention's guards counted, None for a baseline.
         record: what the engine says of itself, as JSON, for the evidence; None where there is nothing to say.
     """
 
-    answers: Mapping[Request, Answer]
+    answers: Mapping[Request, Answer] | Mapping[Prompt, str]
     proof: Mapping[str, Any] | None
     record: Mapping[str, Any] | None = None
 

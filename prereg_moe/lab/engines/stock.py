@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from prereg_moe.lab.engines.base import Answer, Case, Found, Request
+from prereg_moe.lab.engines.base import Case, Found
 from prereg_moe.lab.intervene import intervene
 from prereg_moe.lab.models import MoE
 
@@ -16,13 +17,11 @@ class Stock:
 
     Args:
         moe: the model.
-        requests: the planned requests.
-        score: HFLM's answers to requests, as the model stands now (`Harness.stock`).
+        requests: the planned requests, or the planned prompts.
+        score: HFLM's answers to them, as the model stands now (`Harness.stock`, `Harness.write`).
     """
 
-    def __init__(
-        self, moe: MoE, requests: Sequence[Request], score: Callable[[Sequence[Request]], Mapping[Request, Answer]]
-    ) -> None:
+    def __init__(self, moe: MoE, requests: Sequence[Any], score: Callable[[Sequence[Any]], Mapping[Any, Any]]) -> None:
         self._moe = moe
         self._requests = requests
         self._score = score
