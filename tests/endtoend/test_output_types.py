@@ -67,7 +67,7 @@ def nll(doc, results):
 
 
 def letters(doc, results):
-    return {"letters": float(sum(c.isalpha() and c.isascii() for c in results[0]))}
+    return {"nll": 0.0, "letters": float(sum(c.isalpha() and c.isascii() for c in results[0]))}
 """
 REGISTRATION = """\
 schema: prereg-moe/1
