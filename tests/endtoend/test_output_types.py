@@ -185,7 +185,7 @@ def test_the_study_is_audited_and_every_kind_scored_again(study: Path) -> None:
             "register per: item",
         ),
         ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en, ar: writing_ar}", "a measure for each kind"),
-        ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en}", "one for each axis: en, ar"),
+        ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en}", "one for each axis: ar, en"),
         ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en, ar: passage_xx}", "has no task passage_xx"),
     ],
     ids=["per token of generated text", "two kinds in a measure", "an axis without a task", "a task that is not there"],
