@@ -21,15 +21,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prereg_moe import canonical, ledger, report, store
+from prereg_moe import canonical, ledger, record, report, store
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.freezing import compare_pins, list_items
 from prereg_moe.frozen import Frozen, derive
+from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry, read_bytes
-from prereg_moe.verdict import judge
+from prereg_moe.verdict import Verdicts, judge
 
 __all__ = ["BYTE_STEPS", "STEPS", "Audit", "Finding", "audit"]
 
@@ -143,7 +144,7 @@ class _Case:
 
     registry: Registry
     id: str
-    seals: tuple[ledger.Seal, ...]
+    seals: tuple[Seal, ...]
     broken: tuple[Problem, ...]
     expected_head: str | None
     _frozen: Frozen | None = None
@@ -190,6 +191,7 @@ class _Case:
         if found != frozen.document["pins"]["diagnosis"]:
             raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
         yield frozen.digest
+        yield from self._as_frozen(frozen)
 
     def pinned(self) -> Iterator[str]:
         frozen = self._read()
@@ -231,13 +233,23 @@ class _Case:
     def verdict(self) -> Iterator[str]:
         self._due("verdict", "there is no verdict yet")
         data = read_bytes(self.registry.reports(self.id) / "verdict.json")
-        made = judge(self._gather())
-        if made.bytes != data:
-            raise Tampered(Problem("verdict.json", _first_difference(canonical.loads(data), made.document)))
-        yield f"{len(made.document['verdicts'])} claims, byte for byte"
+        *earlier, last = [
+            (self._judge(self.seals[:n]), seal) for n, seal in enumerate(self.seals) if self._is(seal, "verdict")
+        ]
+        if last[0].bytes != data:
+            raise Tampered(Problem("verdict.json", _first_difference(canonical.loads(data), last[0].document)))
+        for number, (made, seal) in enumerate(earlier, start=1):
+            if canonical.digest(made.bytes) != seal.files.get(f"reports/{self.id}/verdict.json"):
+                raise Tampered(Problem("LEDGER.jsonl", f"verdict {number} of {self.id} is not what follows"))
+        yield f"{len(last[0].document['verdicts'])} claims, byte for byte"
+        yield from (f"record: {line}" for line in record.summary(last[0].document.get("record", {})))
+        if ledger.stage(self.seals, self.id) not in ("verdict", "report"):
+            yield "a deviation was recorded since: it is to be judged again"
 
     def report(self) -> Iterator[str]:
         self._due("report", "there is no report yet")
+        if ledger.stage(self.seals, self.id) != "report":
+            raise _NotDue("the report is of an earlier verdict; it is to be rendered again")
         frozen = self._read()
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
         files = self._files()
@@ -282,14 +294,37 @@ class _Case:
     def _files(self) -> dict[str, str]:
         return ledger.sealed_files(self.seals, self.id)
 
+    def _is(self, seal: Seal, kind: str) -> bool:
+        return seal.kind == kind and seal.registration == self.id
+
     def _due(self, kind: str, otherwise: str) -> None:
-        if not any(seal.kind == kind and seal.registration == self.id for seal in self.seals):
+        if not any(self._is(seal, kind) for seal in self.seals):
             raise _NotDue(otherwise)
+
+    def _as_frozen(self, frozen: Frozen) -> Iterator[str]:
+        """Compare what the freeze's seal says, and what the frozen registration supersedes, with the ledger."""
+        seal = [seal for seal in self.seals if self._is(seal, "freeze")][-1]
+        said = record.freeze_body(frozen)
+        if any(seal.body.get(key, value) != value for key, value in said.items()):
+            raise Tampered(Problem("LEDGER.jsonl", f"the freeze of {self.id} says another digest or claim space"))
+        before = record.supersedes(self.seals, self.id)
+        if frozen.document.get("supersedes") != before:
+            raise Tampered(Problem("frozen.json", "does not say what it supersedes", "restore it"))
+        for amended in (seal for seal in self.seals if self._is(seal, "amend")):
+            name = f"registrations/{self.id}/superseded/{amended.body['number']}/frozen.json"
+            if amended.files.get(name) != amended.body["superseded"]:
+                raise Tampered(Problem(name, "is not the frozen registration that was superseded", "restore it"))
+            yield f"supersedes {amended.body['superseded']} ({amended.body['reason']})"
+
+    def _judge(self, seals: tuple[Seal, ...]) -> Verdicts:
+        frozen = self._read()
+        return judge(self._gather(), store.record(self.registry, frozen, seals))
 
     def _read(self) -> Frozen:
         if self._frozen is None:
-            self._due("freeze", "it is not frozen yet")
             path = self.registry.registration(self.id) / "frozen.json"
+            if self.registry.name(path) not in self._files():
+                raise _NotDue("it is not frozen yet")
             self._frozen = Frozen.from_bytes(read_bytes(path), self.registry.name(path))
         return self._frozen
 
@@ -329,7 +364,7 @@ class _Case:
         known = [self.registry.registration(self.id) / name for name in self._local_sources()]
         if not manifest:
             known.append(self.registry.evidence(self.id))
-        frozen = any(seal.kind == "freeze" and seal.registration == self.id for seal in self.seals)
+        frozen = ledger.stage(self.seals, self.id) not in ledger.FOLLOWS["freeze"]
         desk = [self.registry.registration(self.id)] if frozen else []
         return [
             name

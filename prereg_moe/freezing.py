@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import prereg_moe
-from prereg_moe import canonical, ledger, templating
+from prereg_moe import canonical, ledger, record, templating
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.frozen import SCHEMA, Frozen, derive
@@ -101,7 +101,9 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
     folder = registry.registration(id_)
     seals = ledger.parse(registry.ledger())
     if ledger.stage(seals, id_) not in ledger.FOLLOWS["freeze"]:
-        raise Deviated(Problem(id_, "is frozen already", "register a change as a new registration with its own id"))
+        raise Deviated(
+            Problem(id_, "is frozen already", f"`prereg-moe amend {id_}` before it is run, or register a new study")
+        )
     source = folder / "registration.yaml"
     registration = load(source)
     if registration.id != id_:
@@ -122,13 +124,15 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         **list_items(registration, folder, registry.root),
         **derive(registration, atlases),
     }
+    if superseded := record.supersedes(seals, id_):
+        document["supersedes"] = superseded
     frozen = Frozen.from_bytes(canonical.dumps(document))
     copies = []
     for name, text in templates.items():
         canonical.write(folder / "templates" / name, text)
         copies.append(folder / "templates" / name)
     canonical.write(folder / "frozen.json", document)
-    registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body={"digest": frozen.digest})
+    registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body=record.freeze_body(frozen))
     return frozen
 
 

@@ -34,6 +34,7 @@ __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "derive"]
 
 SCHEMA = "prereg-moe/frozen/1"
 _KEYS = {"schema", "registration", "pins", "items", "clusters", "layout", "families", "draws", "software"}
+_MAY = {"supersedes"}  # keys that stand only where there is something to say
 
 
 def cells_to_json(cells: Cells) -> list[list[Any]]:
@@ -108,7 +109,7 @@ class Frozen:
             Tampered: the bytes are not canonical, or no frozen registration.
         """
         document = canonical.loads(data, where)
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA or set(document) != _KEYS:
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA or set(document) - _MAY != _KEYS:
             raise Tampered(Problem(where, "is not a frozen registration", "restore the file that `freeze` wrote"))
         try:
             registration = parse(document["registration"])
@@ -117,7 +118,8 @@ class Frozen:
         return cls(document, registration, canonical.digest(data))
 
     def under(self, registration: Registration) -> Frozen:
-        """Return this study read under a variant of its registration: a specification of its multiverse.
+        """Return this study read under a variant of its registration: a specification of its multiverse, or an
+        amended plan.
 
         Conditions keep the study's digest; the bytes, items, families and draws are those that were frozen.
         """

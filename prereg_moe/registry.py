@@ -95,7 +95,14 @@ class Registry:
         return read_bytes(self.ledger_path) if self.ledger_path.exists() else b""
 
     def seal(
-        self, kind: str, id_: str, files: Iterable[Path], *, time: str, body: Mapping[str, Any] | None = None
+        self,
+        kind: str,
+        id_: str,
+        files: Iterable[Path],
+        *,
+        time: str,
+        body: Mapping[str, Any] | None = None,
+        expected_head: str | None = None,
     ) -> str:
         """Append a seal over the files as they lie on disk and return the new head.
 
@@ -105,7 +112,7 @@ class Registry:
         Raises:
             Deviated: the stage may not follow what the ledger holds.
             Tampered: the ledger does not hold together.
-            Stopped: the ledger cannot be written; it is as it was.
+            Stopped: the ledger cannot be written, or no longer ends in ``expected_head``; it is as it was.
         """
         digests = {self.name(path): canonical.digest_file(path) for path in files}
         try:
@@ -118,6 +125,9 @@ class Registry:
                     data = data[: -len(tail)]
                     file.truncate(len(data))
                     _log.warning("%s", _dropped(tail, data))
+                if expected_head is not None and ledger.head(ledger.parse(data)) != expected_head:
+                    found = "grew while this was prepared"
+                    raise Stopped(Problem("LEDGER.jsonl", found, "run the command again"))
                 line = ledger.next_line(data, kind, id_, time=time, files=digests, body=body)
                 _append(file, line, len(data))
         except OSError as error:

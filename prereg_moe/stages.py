@@ -22,24 +22,26 @@ __all__ = ["render", "verdict"]
 def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
     """Judge sealed evidence, write and seal ``verdict.json``; return the verdicts and the ledger's head.
 
-    Judging again what is judged already changes nothing.
+    Judging again what is judged already changes nothing, until a deviation is recorded.
 
     Raises:
         NotCheckable, Tampered, Deviated: the evidence is not complete, sealed and planned.
+        Stopped: another command sealed something meanwhile.
     """
     frozen = load_frozen(registry, id_)
-    verdicts = judge(store.gather(registry, frozen))
+    evidence = store.gather(registry, frozen)
     path = registry.reports(id_) / "verdict.json"
     seals = ledger.parse(registry.ledger())
-    sealed = ledger.sealed_files(seals, id_).get(registry.name(path))
-    if sealed is not None:
-        if canonical.digest(verdicts.bytes) != sealed:
+    if ledger.stage(seals, id_) in ("verdict", "report"):
+        verdicts = judge(evidence, store.record(registry, frozen, ledger.until(seals, id_, "verdict")))
+        if canonical.digest(verdicts.bytes) != ledger.sealed_files(seals, id_).get(registry.name(path)):
             found = "another verdict than the one sealed follows from the evidence"
             raise Tampered(Problem(registry.name(path), found, "use the version of prereg-moe that judged it"))
         canonical.write(path, verdicts.bytes)
         return verdicts, ledger.head(seals) or ""
+    verdicts = judge(evidence, store.record(registry, frozen, seals))
     canonical.write(path, verdicts.bytes)
-    return verdicts, registry.seal("verdict", id_, [path], time=time)
+    return verdicts, registry.seal("verdict", id_, [path], time=time, expected_head=ledger.head(seals))
 
 
 def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time: str) -> tuple[list[Path], str]:
@@ -51,12 +53,15 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
 
     Raises:
         Invalid: a format that does not exist, whose template was not frozen, or that needs an extra.
-        NotCheckable: there is no verdict yet.
+        NotCheckable: there is no verdict yet, or a deviation was recorded since.
         Tampered: the verdict or a template is not the one sealed.
     """
     seals = ledger.parse(registry.ledger())
     files = ledger.sealed_files(seals, id_)
     path = registry.reports(id_) / "verdict.json"
+    if registry.name(path) in files and ledger.stage(seals, id_) not in ledger.FOLLOWS["report"]:
+        found = "was judged before the last deviation was recorded"
+        raise NotCheckable(Problem(registry.name(path), found, f"run `prereg-moe verdict {id_}`"))
     data = _sealed(registry, files, path, f"run `prereg-moe verdict {id_}`")
     document = canonical.loads(data, registry.name(path))
     texts, suffixes = _formats(load_frozen(registry, id_), formats)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, evidence, ledger
+from prereg_moe import record as records
 from prereg_moe.errors import Deviated, NotCheckable, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
+from prereg_moe.ledger import Seal
+from prereg_moe.record import Record, Space
+from prereg_moe.registration import parse
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["finish", "gather", "manifest", "read_manifest"]
+__all__ = ["finish", "gather", "manifest", "read_manifest", "record", "told"]
 
 
 def gather(registry: Registry, frozen: Frozen) -> Evidence:
@@ -22,8 +27,48 @@ def gather(registry: Registry, frozen: Frozen) -> Evidence:
         Deviated: a file is not what was planned, or was never sealed.
     """
     files = _files(registry.evidence(frozen.registration.id))
-    _as_sealed(files, manifest(registry, frozen.registration.id))
+    _only_sealed(files, manifest(registry, frozen.registration.id))
     return evidence.gather(frozen, files)
+
+
+def record(registry: Registry, frozen: Frozen, seals: Sequence[Seal]) -> Record:
+    """Return what a ledger says about a study, with the amended plans it has sealed.
+
+    Args:
+        seals: the ledger, up to the seal of the verdict that is judged.
+
+    Raises:
+        NotCheckable: a sealed plan is missing.
+        Tampered: it is not the one sealed.
+    """
+    id_ = frozen.registration.id
+    plans = {}
+    for seal in seals:
+        if seal.registration == id_ and seal.kind == "deviation" and seal.body.get("plan"):
+            path = registry.registration(id_) / "deviations" / f"{seal.body['number']}.json"
+            data = _as_sealed(registry, path, seal.body["plan"])
+            plans[seal.body["number"]] = parse(canonical.loads(data, registry.name(path)))
+    return records.read(seals, frozen, plans=plans, told=told(registry, seals))
+
+
+def told(registry: Registry, seals: Sequence[Seal]) -> dict[str, list[Space]]:
+    """Return the claim spaces that seals do not say, read from the frozen registrations they name."""
+    spaces = {}
+    for seal in seals:
+        name = f"registrations/{seal.registration}/frozen.json"
+        if seal.kind == "freeze" and "claim_space" not in seal.body and name in seal.files:
+            path = registry.path(name)
+            if path.is_file():
+                data = _as_sealed(registry, path, seal.files[name])
+                spaces[seal.registration] = records.claim_space(Frozen.from_bytes(data, name))
+    return spaces
+
+
+def _as_sealed(registry: Registry, path: Path, digest: str) -> bytes:
+    data = read_bytes(path)
+    if canonical.digest(data) != digest:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
+    return data
 
 
 def manifest(registry: Registry, id_: str) -> dict[str, str]:
@@ -37,10 +82,7 @@ def manifest(registry: Registry, id_: str) -> dict[str, str]:
     sealed = ledger.sealed_files(ledger.parse(registry.ledger()), id_).get(registry.name(path))
     if sealed is None:
         raise NotCheckable(Problem(id_, "its run is not finished", f"run `prereg-moe run {id_}`"))
-    data = read_bytes(path)
-    if canonical.digest(data) != sealed:
-        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
-    return read_manifest(data, registry.name(path))
+    return read_manifest(_as_sealed(registry, path, sealed), registry.name(path))
 
 
 def read_manifest(data: bytes, where: str) -> dict[str, str]:
@@ -81,7 +123,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: read_bytes(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
-def _as_sealed(files: dict[str, bytes], sealed: dict[str, str]) -> None:
+def _only_sealed(files: dict[str, bytes], sealed: dict[str, str]) -> None:
     """Compare evidence files with the sealed manifest; an edited file is graver than a missing or an added one."""
     edited = [name for name, digest in sealed.items() if name in files and canonical.digest(files[name]) != digest]
     if edited:

@@ -17,7 +17,7 @@ import click
 from rich.markup import escape
 
 from prereg_moe import __version__
-from prereg_moe.cli import integrity, prepare, show, study
+from prereg_moe.cli import changing, integrity, prepare, show, study
 from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
 
 __all__ = ["cli", "main"]
@@ -75,6 +75,7 @@ def cli() -> None:
 for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
     *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
+    *(changing.amend, changing.deviate),
     *(integrity.audit, integrity.bundle, integrity.attack),
 ):
     cli.add_command(_command)

@@ -67,6 +67,7 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
         registration = registry_of(root).registration(str(registration))
     folder = registration if registration.is_dir() else registration.parent
     checked = check_(registration, root.resolve() if root else root_of(folder))
+    remarks = _remarks(root, folder, checked.registration.id)
     document = {
         "id": checked.registration.id,
         "claims": checked.claims,
@@ -74,14 +75,30 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
         "item_scores": checked.scores,
         "pending": [str(problem) for problem in checked.pending],
         "advice": [str(problem) for problem in checked.advice],
+        "standing": remarks,
     }
     lines = [
         f"[green]valid[/]: {escape(checked.registration.id)}, {checked.claims} claims, at most {checked.conditions} "
         f"conditions and {checked.scores} item scores",
         *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
         *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
+        *(f"[yellow]note:[/] {escape(remark)}" for remark in remarks),
     ]
     show.say(document, lines, as_json)
+
+
+def _remarks(root: Path | None, folder: Path, id_: str) -> list[str]:
+    """Return what the ledger has to say of a registration that is checked, nothing where it lies in no registry."""
+    from prereg_moe import ledger
+    from prereg_moe.standing import standing
+
+    try:
+        registry = registry_of(root or folder)
+    except Invalid:
+        return []
+    if folder.resolve() != registry.registration(id_).resolve():
+        return []
+    return standing(registry, id_, ledger.parse(registry.ledger())).remarks(id_)
 
 
 @click.command()
@@ -272,19 +289,25 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe import ledger
     from prereg_moe.freezing import freeze as freeze_
     from prereg_moe.freezing import unmet_demands
+    from prereg_moe.record import unreachable
     from prereg_moe.registry import now
+    from prereg_moe.standing import standing
 
     registry, id_ = find_study(root, id_)
     frozen = freeze_(registry, id_, time=now())
     unmet = [str(problem) for problem in unmet_demands(registry, frozen.registration)]
-    head = ledger.head(ledger.parse(registry.ledger()))
+    seals = ledger.parse(registry.ledger())
+    head = ledger.head(seals)
+    stands = standing(registry, id_, seals)
+    shared = [*stands.shared(), *unreachable(frozen, stands.shared_by)]
     inference = frozen.registration.inference
     lines = [
         f"frozen {frozen.digest}",
         f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
         f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
-        *(f"[yellow]warning:[/] {escape(line)}" for line in unmet),
+        *(f"[yellow]warning:[/] {escape(line)}" for line in [*unmet, *shared]),
         f"head {head}",
     ]
     document = {"registration": frozen.digest, "conditions": len(frozen.plan), "head": head, "unmet": unmet}
+    document["shared"] = shared
     show.say(document, lines, as_json)

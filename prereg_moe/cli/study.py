@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_option
+from prereg_moe.errors import PreregError
 
 __all__ = ["demo", "report", "rescore", "run", "status", "verdict"]
 
@@ -78,7 +79,7 @@ def run(
       prereg-moe run testbed --workers 2
       prereg-moe run testbed --shard 3/8
     """
-    from prereg_moe import lab
+    from prereg_moe import lab, ledger
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
@@ -90,8 +91,16 @@ def run(
             as_json,
         )
         return
-    with show.progress("run", as_json) as progress:
-        done, head = lab.run(registry, id_, workers=workers or processors(), time=now(), progress=progress, shard=shard)
+    before = registry.ledger()
+    try:
+        with show.progress("run", as_json) as progress:
+            done, head = lab.run(
+                registry, id_, workers=workers or processors(), time=now(), progress=progress, shard=shard
+            )
+    except PreregError:
+        if (data := registry.ledger()) != before:
+            show.err.print(f"head {ledger.head(ledger.parse(data))}: the start is sealed, the run is not finished")
+        raise
     if shard is not None:
         what = f"shard {shard[0]} of {shard[1]}: {done} conditions computed; `prereg-moe run {id_}` seals the whole"
     else:
@@ -134,16 +143,32 @@ def status(id_: str | None, root: Path | None, as_json: bool) -> None:
       prereg-moe status
     """
     from prereg_moe import ledger
+    from prereg_moe.standing import standing
 
     registry = registry_of(root)
-    seals = ledger.parse(registry.ledger())
+    data = registry.ledger()
+    seals = ledger.parse(data)
     folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
     names = [find_study(root, id_)[1]] if id_ else folders
-    stages = {name: show.STANDS.get(ledger.stage(seals, name) or "", "written") for name in names}
-    lines = [f"{escape(name)}: {stage}" for name, stage in stages.items()] or ["no registration here"]
+    found = {name: standing(registry, name, seals) for name in names}
+    stages = {name: show.STANDS.get(one.stage or "", "written") for name, one in found.items()}
+    lines = [
+        line
+        for name, one in found.items()
+        for line in (
+            f"{escape(name)}: {stages[name]}",
+            *(f"  [yellow]{escape(remark)}[/]" for remark in one.remarks(name)),
+        )
+    ]
+    if torn := ledger.torn(data):
+        lines.append(f"[yellow]the ledger's last line is torn ({len(torn)} bytes); the next seal drops it[/]")
     show.say(
-        {"registrations": stages, "head": ledger.head(seals)},
-        [*lines, f"head {ledger.head(seals) or 'none: nothing is sealed yet'}"],
+        {
+            "registrations": stages,
+            "standing": {name: one.to_json() for name, one in found.items()},
+            "head": ledger.head(seals),
+        },
+        [*(lines or ["no registration here"]), f"head {ledger.head(seals) or 'none: nothing is sealed yet'}"],
         as_json,
     )
 

@@ -6,6 +6,7 @@
 from prereg_moe.registration.grid import Specification, blocks, registered, specifications, vary
 from prereg_moe.registration.loading import (
     block_alpha,
+    differences,
     expand,
     family_names,
     load,
@@ -23,6 +24,7 @@ __all__ = [
     "Specification",
     "block_alpha",
     "blocks",
+    "differences",
     "expand",
     "family_names",
     "load",

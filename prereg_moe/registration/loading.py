@@ -22,7 +22,18 @@ from prereg_moe.registration import grid, schema
 from prereg_moe.registration.document import place, read_yaml
 from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration, TaskMeasure
 
-__all__ = ["block_alpha", "expand", "family_names", "load", "needs_null", "off_axes", "parse", "read_as", "task_name"]
+__all__ = [
+    "block_alpha",
+    "differences",
+    "expand",
+    "family_names",
+    "load",
+    "needs_null",
+    "off_axes",
+    "parse",
+    "read_as",
+    "task_name",
+]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -87,6 +98,17 @@ def expand(registration: BaseModel) -> dict[str, Any]:
     version adds changes no document written before it.
     """
     return registration.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def differences(before: Registration, after: Registration) -> list[str]:
+    """Return the keys in which two registrations differ, in alphabetical order; those below ``controls`` one by one."""
+    old, new = (_flat(expand(registration)) for registration in (before, after))
+    return sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+
+
+def _flat(document: dict[str, Any]) -> dict[str, Any]:
+    controls = document.get("controls", {})
+    return {k: v for k, v in document.items() if k != "controls"} | {f"controls.{k}": v for k, v in controls.items()}
 
 
 def family_names(registration: Registration) -> dict[str, tuple[str, int]]:

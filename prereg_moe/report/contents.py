@@ -11,7 +11,9 @@ from prereg_moe.report import figures, methods
 from prereg_moe.report.drawing import shade
 from prereg_moe.verdict.decide import REASONS
 
-__all__ = ["FLAGS", "context"]
+__all__ = ["FLAGS", "RECORD", "context"]
+
+RECORD = ("amendments", "deviations", "looks", "claim_space", "starts")
 
 FLAGS = {
     "FEW_UNITS": "fewer units than the registration asks for",
@@ -38,6 +40,9 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         drawings by name, each with ``title``, ``caption`` and ``svg``.
     ``methods``, ``references``
         sentences with the keys they cite, and the works by key in the order of their citation.
+    ``record``
+        what the ledger says beside the evidence (amendments, deviations, looks, claim space, starts); a part
+        that has nothing to say is an empty list.
     ``reasons``, ``flags``
         the codes that occur, with their meaning.
     """
@@ -64,6 +69,7 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         "by_verdict": _by_verdict(confirmatory),
         "routing": _routing(document),
         "replications": document["replications"],
+        "record": dict.fromkeys(RECORD, ()) | dict(document.get("record", {})),
         "reasons": {reason: REASONS[reason] for reason in REASONS if reason in used},
         "flags": {flag: FLAGS[flag] for flag in FLAGS if flag in flags},
         "interval_kind": study["inference"]["interval"]["kind"].replace("_", "-"),

@@ -4,18 +4,24 @@
 controls gate the rest, and joins blocks that are registered as replications of each other. Its
 document holds everything a report shows, so a report is rendered from it alone. Where a multiverse is
 registered, `verdict.multiverse` judges its specifications by the same code, beside the verdicts.
+
+What the ledger says beside the evidence (a :class:`~prereg_moe.record.Record`) stands in the
+document's ``record``, which is there only where there is something to own up to. Verdicts under a
+plan that was amended after the run began are POST-HOC whatever they find; beside each stands what it
+would have been, and what the registered plan found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prereg_moe import canonical, stats
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
-from prereg_moe.registration import block_alpha, family_names
+from prereg_moe.record import Record
+from prereg_moe.registration import Registration, block_alpha, differences, family_names
 from prereg_moe.registration.schema import Claims, Replication
 from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, effects
@@ -24,7 +30,7 @@ from prereg_moe.verdict.multiverse import explore
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["REASONS", "SCHEMA", "Verdicts", "judge"]
+__all__ = ["POST_HOC", "REASONS", "SCHEMA", "Verdicts", "judge"]
 
 SCHEMA = "prereg-moe/verdict/1"
 
@@ -71,17 +77,44 @@ class Verdicts:
         return pd.DataFrame(rows)
 
 
-def judge(evidence: Evidence) -> Verdicts:
-    """Return the verdicts on complete evidence, byte for byte the same wherever it is judged."""
+POST_HOC = "POST-HOC"
+
+
+def judge(evidence: Evidence, record: Record | None = None) -> Verdicts:
+    """Return the verdicts on complete evidence, byte for byte the same wherever it is judged.
+
+    Args:
+        evidence: complete evidence.
+        record: what the ledger says about the study; None judges as if it said nothing.
+    """
+    record = record or Record()
+    frozen = evidence.frozen
+    document = {
+        "schema": SCHEMA,
+        "registration": frozen.digest,
+        "evidence": evidence.digest,
+        "study": frozen.document["registration"],
+        "families": frozen.document["families"],
+        "environment": dict(evidence.environment),
+        "conditions": len(frozen.plan),
+        **_judged(evidence, record),
+    }
+    if record.document:
+        document["record"] = _owned_up(evidence, record, document["verdicts"])
+    return Verdicts(document)
+
+
+def _judged(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]]]:
+    """Return controls, verdicts and replications under the plan the evidence is of."""
     frozen = evidence.frozen
     registration = frozen.registration
     measured = {claims.id: effects(evidence, claims) for claims in registration.claims}
+    alpha = {
+        claims.id: block_alpha(registration, claims) / record.share(frozen, claims) for claims in registration.claims
+    }
     decided = {
         claims.id: decide(
-            measured[claims.id],
-            registration.rules[claims.rule],
-            registration.inference,
-            block_alpha(registration, claims),
+            measured[claims.id], registration.rules[claims.rule], registration.inference, alpha[claims.id]
         )
         for claims in registration.claims
     }
@@ -90,33 +123,66 @@ def judge(evidence: Evidence) -> Verdicts:
     for claims in registration.claims:
         if claims.tier != "control":
             decided[claims.id] = {family: gated(one, failed) for family, one in decided[claims.id].items()}
-    found = explore(evidence, failed)
-    return Verdicts(
-        {
-            "schema": SCHEMA,
-            "registration": frozen.digest,
-            "evidence": evidence.digest,
-            "study": frozen.document["registration"],
-            "families": frozen.document["families"],
-            "environment": dict(evidence.environment),
-            "conditions": len(frozen.plan),
-            "controls": controls,
-            "verdicts": [
-                _entry(frozen, claims, family, measured[claims.id], decided[claims.id][family])
-                for claims in registration.claims
-                for family in measured[claims.id].families
-            ],
-            "replications": [
-                entry
-                for replication in registration.replication
-                for entry in _replicate(frozen, replication, decided, failed)
-            ],
-            **({"multiverse": found} if found else {}),
-        }
-    )
+    found = explore(evidence, failed, alpha)
+    return {
+        "controls": controls,
+        "verdicts": [
+            _entry(claims, family, measured[claims.id], decided[claims.id][family], alpha[claims.id])
+            for claims in registration.claims
+            for family in measured[claims.id].families
+        ],
+        "replications": [
+            entry
+            for replication in registration.replication
+            for entry in _replicate(frozen, replication, decided, failed, _level(frozen, replication, record))
+        ],
+        **({"multiverse": found} if found else {}),
+    }
 
 
-def _entry(frozen: Frozen, claims: Claims, family: str, measured: Effects, decision: Decision) -> dict[str, Any]:
+def _owned_up(evidence: Evidence, record: Record, registered: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the document's ``record``: what the ledger says, and what amended plans would have found."""
+    document = dict(record.document)
+    if "deviations" in document:
+        document["deviations"] = [
+            {**said, "post_hoc": _post_hoc(evidence, record, record.plans[said["number"]], registered)}
+            if said["number"] in record.plans
+            else said
+            for said in document["deviations"]
+        ]
+    return document
+
+
+def _post_hoc(
+    evidence: Evidence, record: Record, plan: Registration, registered: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the claims of an amended plan beside the registered ones; not one of them can be CONFIRMED."""
+    amended = evidence.frozen.under(plan.model_copy(update={"multiverse": None}))
+    found = {entry["claim"]: entry for entry in _judged(replace(evidence, frozen=amended), record)["verdicts"]}
+    before = {entry["claim"]: entry for entry in registered}
+    return {
+        "changes": differences(evidence.frozen.registration, plan),
+        "verdicts": [
+            {
+                "claim": claim,
+                "registered": before[claim]["verdict"] if claim in before else None,
+                "verdict": POST_HOC if claim in found else None,
+                "would_have_been": found[claim]["verdict"] if claim in found else None,
+                "reasons": found[claim]["reasons"] if claim in found else [],
+                **{name: found[claim][name] if claim in found else None for name in ("alpha", "p_adjusted", "margin")},
+            }
+            for claim in dict.fromkeys([*before, *found])
+        ],
+    }
+
+
+def _level(frozen: Frozen, replication: Replication, record: Record) -> float:
+    """Return alpha for a replication: shared by the registrations any of its blocks shares it with."""
+    blocks = [claims for claims in frozen.registration.claims if claims.id in replication.claims]
+    return frozen.registration.inference.alpha / max(record.share(frozen, claims) for claims in blocks)
+
+
+def _entry(claims: Claims, family: str, measured: Effects, decision: Decision, alpha: float) -> dict[str, Any]:
     axis = measured.axis[family]
     worst_axis, worst_interval = worst(measured, family)
     return {
@@ -128,7 +194,7 @@ def _entry(frozen: Frozen, claims: Claims, family: str, measured: Effects, decis
         "measure": claims.measure,
         "rule": claims.rule,
         "tier": claims.tier,
-        "alpha": block_alpha(frozen.registration, claims),
+        "alpha": alpha,
         "verdict": decision.verdict,
         "reasons": list(decision.reasons),
         "flags": list(decision.flags),
@@ -169,7 +235,11 @@ def _controls(frozen: Frozen, decided: Mapping[str, Mapping[str, Decision]]) -> 
 
 
 def _replicate(
-    frozen: Frozen, replication: Replication, decided: Mapping[str, Mapping[str, Decision]], failed: tuple[str, ...]
+    frozen: Frozen,
+    replication: Replication,
+    decided: Mapping[str, Mapping[str, Decision]],
+    failed: tuple[str, ...],
+    alpha: float,
 ) -> list[dict[str, Any]]:
     """Return, for each family of all the blocks, whether at least u of the K blocks support it.
 
@@ -178,7 +248,6 @@ def _replicate(
     false replication in the list is at most alpha for each block in which its family is null.
     """
     blocks = [decided[name] for name in replication.claims]
-    alpha = frozen.registration.inference.alpha
     entries = []
     for family in family_names(frozen.registration):
         if not all(family in block for block in blocks):

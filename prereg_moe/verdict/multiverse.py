@@ -48,7 +48,7 @@ import numpy as np
 
 from prereg_moe import stats
 from prereg_moe.evidence import Evidence
-from prereg_moe.registration import Registration, Specification, block_alpha, registered, specifications, vary
+from prereg_moe.registration import Registration, Specification, registered, specifications, vary
 from prereg_moe.registration.grid import DIMENSIONS
 from prereg_moe.registration.schema import Claims, Correction, Multiverse
 from prereg_moe.stats.resample import exact_mean
@@ -60,21 +60,24 @@ __all__ = ["explore"]
 Measured: TypeAlias = Callable[[Specification], Effects]
 
 
-def explore(evidence: Evidence, failed: tuple[str, ...]) -> list[dict[str, Any]]:
+def explore(evidence: Evidence, failed: tuple[str, ...], alpha: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return the multiverse of a study, as the module's docstring says.
 
     Args:
         evidence: complete evidence, which holds what every specification needs.
         failed: controls that failed: they gate every specification as they gate the claim.
+        alpha: the level each block of claims is judged at.
     """
     return [
         entry
         for multiverse in evidence.frozen.registration.multiverse or ()
-        for entry in _explored(evidence, multiverse, failed)
+        for entry in _explored(evidence, multiverse, failed, alpha[multiverse.claims])
     ]
 
 
-def _explored(evidence: Evidence, multiverse: Multiverse, failed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def _explored(
+    evidence: Evidence, multiverse: Multiverse, failed: tuple[str, ...], alpha: float
+) -> Iterator[dict[str, Any]]:
     registration = evidence.frozen.registration
     claims = next(claims for claims in registration.claims if claims.id == multiverse.claims)
     authored = registered(registration, claims)
@@ -87,7 +90,7 @@ def _explored(evidence: Evidence, multiverse: Multiverse, failed: tuple[str, ...
             measured(specification),
             varied.rules[block.rule],
             registration.inference,  # intervals are made; what is left of it is the same everywhere
-            block_alpha(registration, claims),
+            alpha,
             cast(Correction, specification.correction or "max_t"),
             test=test,
         )

@@ -1,0 +1,83 @@
+"""The verbs that change what was registered, and say so: before a run an amendment, behind its start a deviation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from prereg_moe.cli import show
+from prereg_moe.cli.common import find_study, json_option, root_option
+
+__all__ = ["amend", "deviate"]
+
+_TYPES = "data, exclusions, measure, model, intervention, environment, analysis, claims, stopping, procedure"
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.argument("registration", type=click.Path(path_type=Path))
+@click.option("--reason", required=True, help="Why, in words; every report shows it.")
+@root_option
+@json_option
+def amend(id_: str, registration: Path, reason: str, root: Path | None, as_json: bool) -> None:
+    """Supersede a frozen registration that no run has begun on, and freeze the new one.
+
+    REGISTRATION is the new registration.yaml. The old one is kept in superseded/, with everything it was frozen with.
+
+    \b
+    Example:
+      prereg-moe amend my-study amended.yaml --reason "the corpus has 80 items, not 120"
+    """
+    from prereg_moe.amending import amend as amend_
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, id_)
+    amended = amend_(registry, id_, registration, reason=reason, time=now())
+    kept = registry.registration(id_) / "superseded" / str(amended.number)
+    lines = [
+        f"amended; what was frozen before is in {escape(str(kept))}",
+        *(f"[yellow]before it can be frozen:[/] {escape(str(problem))}" for problem in amended.pending),
+        f"frozen {amended.frozen.digest}" if amended.frozen else f"then: prereg-moe freeze {escape(id_)}",
+        f"head {amended.head}",
+    ]
+    document = {
+        "amendment": amended.number,
+        "superseded": str(kept),
+        "registration": amended.frozen.digest if amended.frozen else None,
+        "pending": [str(problem) for problem in amended.pending],
+        "head": amended.head,
+    }
+    show.say(document, lines, as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@click.option("--type", "type_", required=True, help=f"What departs: {_TYPES}.")
+@click.option("--reason", required=True, help="Why, in words; every report shows it.")
+@click.option("--timing", required=True, help="before_data or after_data: when it was decided.")
+@click.option("--impact", required=True, help="What it may change, in words; every report shows it.")
+@click.option("--plan", type=click.Path(path_type=Path), help="An amended registration.yaml.")
+@root_option
+@json_option
+def deviate(
+    id_: str, type_: str, reason: str, timing: str, impact: str, plan: Path | None, root: Path | None, as_json: bool
+) -> None:
+    """Record a departure from a registration whose run began.
+
+    With --plan (another registration.yaml that differs in rules, inference, claims, replication or the bounds of
+    controls) the next verdict shows what it would have found beside the registered verdicts, as POST-HOC.
+
+    \b
+    Example:
+      prereg-moe deviate my-study --type analysis --timing after_data --reason "a slip" --impact "more may pass"
+    """
+    from prereg_moe.amending import deviate as deviate_
+    from prereg_moe.registry import now
+
+    registry, id_ = find_study(root, id_)
+    said = {"type_": type_, "reason": reason, "timing": timing, "impact": impact}
+    number, head = deviate_(registry, id_, **said, plan=plan, time=now())
+    lines = [f"deviation {number} is recorded; the next verdict and every report behind it show it", f"head {head}"]
+    show.say({"deviation": number, "head": head}, lines, as_json)
