@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prereg_moe import bundling, canonical, evidence, ledger, report
+from prereg_moe import bundling, canonical, evidence, ledger, report, store
 from prereg_moe.evidence import gather
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.registration import expand, load, parse
@@ -142,13 +142,16 @@ class Copy:
         """Make verdict and reports again from the evidence as it lies there now."""
         if not (self.reports / "verdict.json").exists():
             return
-        made = judge(gather(self.frozen, {path.name: path.read_bytes() for path in self.evidence}))
+        before = ledger.until(ledger.parse(self.registry.ledger()), self.id, "verdict")
+        gathered = gather(self.frozen, {path.name: path.read_bytes() for path in self.evidence})
+        made = judge(gathered, store.record(self.registry, self.frozen, before))
         canonical.write(self.reports / "verdict.json", made.document)
+        document = canonical.loads(made.bytes)
         for format_ in report.FORMATS:
             target = self.reports / f"report.{format_}"
             if target.exists():
                 template = read_bytes(self.folder / "templates" / report.template_name(format_)).decode()
-                canonical.write(target, report.render(made.document, template, format_).encode())
+                canonical.write(target, report.render(document, template, format_).encode())
 
     def rewrite(self, change: Callable[[dict[str, Any]], Any]) -> None:
         """Register something else in hindsight and make everything behind it follow, down to the ledger."""
