@@ -147,11 +147,14 @@ class Copy:
         made = judge(gathered, store.record(self.registry, self.frozen, before))
         canonical.write(self.reports / "verdict.json", made.document)
         document = canonical.loads(made.bytes)
+        made_again = report.draw(document, ["svg"])
         for format_ in report.FORMATS:
-            target = self.reports / f"report.{format_}"
-            if target.exists():
+            if (self.reports / f"report.{format_}").exists():
                 template = read_bytes(self.folder / "templates" / report.template_name(format_)).decode()
-                canonical.write(target, report.render(document, template, format_).encode())
+                made_again[f"report.{format_}"] = report.render(document, template, format_).encode()
+        for name, text in made_again.items():
+            if (self.reports / name).exists():
+                canonical.write(self.reports / name, text)
 
     def rewrite(self, change: Callable[[dict[str, Any]], Any]) -> None:
         """Register something else in hindsight and make everything behind it follow, down to the ledger."""
