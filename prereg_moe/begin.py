@@ -12,20 +12,21 @@ from prereg_moe.errors import Invalid, Problem
 from prereg_moe.registration import Registration, load
 from prereg_moe.registry import find_source
 
-__all__ = ["MODELS", "begin", "json_schema"]
+__all__ = ["MODELS", "STUDIES", "begin", "json_schema"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MODELS = {"OLMoE-1B-7B": "hf:allenai/OLMoE-1B-7B-0924@6d84c48581ece794365f2b8e9cfb043c68ade9c5"}
+STUDIES = {"modularity": "OLMoE-1B-7B", "multiverse": "testbed:models/standard"}  # kind of claim -> model to start from
 
 
-def begin(root: Path, id_: str, study: str, model: str) -> list[Path]:
+def begin(root: Path, id_: str, study: str, model: str | None = None) -> list[Path]:
     """Write ``registrations/<id>/registration.yaml`` and the JSON Schema below a root; return both paths.
 
     Args:
         root: the registry, made where it does not exist.
         id_: the registration's id.
-        study: the kind of claim, the name of a template.
-        model: a name of :data:`MODELS`, or a source.
+        study: the kind of claim, a name of :data:`STUDIES`.
+        model: a name of :data:`MODELS`, or a source; the study's own where None.
 
     Raises:
         Invalid: an id that is taken or malformed.
@@ -34,6 +35,7 @@ def begin(root: Path, id_: str, study: str, model: str) -> list[Path]:
     target = root / "registrations" / id_ / "registration.yaml"
     if target.exists():
         raise Invalid(Problem(str(target), "exists already", "choose another --id"))
+    model = model or STUDIES[study]
     text = Template((_TEMPLATES / f"{study}.yaml").read_text("utf-8")).substitute(
         id=id_, model=MODELS.get(model, model)
     )

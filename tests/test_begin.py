@@ -13,7 +13,8 @@ from world import registration, tree
 
 import prereg_moe
 from prereg_moe import check
-from prereg_moe.begin import MODELS, begin, json_schema
+from prereg_moe.begin import MODELS, STUDIES, begin, json_schema
+from prereg_moe.cli import cli
 from prereg_moe.registration import expand, load
 from prereg_moe.registration.document import read_yaml
 
@@ -28,6 +29,14 @@ def test_what_init_writes_is_valid_as_it_stands(tmp_path: Path, run_cli: Callabl
     assert load(path).id == "arabic-experts"
     assert run_cli("check", path).code == 0
     assert (path.parent.parent / "registration.schema.json").is_file()
+
+
+def test_every_kind_of_study_can_be_begun(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    (option,) = (option for option in cli.commands["init"].params if option.name == "study")
+    assert list(option.type.choices) == list(STUDIES)  # type: ignore[attr-defined] # it is a choice
+    for study in STUDIES:
+        assert run_cli("init", tmp_path, "--id", study, "--study", study).code == 0
+        assert run_cli("check", tmp_path / "registrations" / study).code == 0
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))

@@ -20,19 +20,17 @@ __all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
 @click.option("--id", "id_", default="my-study", show_default=True, help="The registration's id and folder name.")
 @click.option(
     "--study",
-    type=click.Choice(["modularity"]),
+    type=click.Choice(["modularity", "multiverse"]),
     default="modularity",
     show_default=True,
-    help="What kind of claim to start from.",
+    help="What kind of claim to start from; multiverse runs as it is, on the embedded model.",
 )
 @click.option(
     "--model",
-    default="OLMoE-1B-7B",
-    show_default=True,
-    help="A model to start from: OLMoE-1B-7B, or a source such as ./model.",
+    help="A model to start from: OLMoE-1B-7B, or a source such as ./model. Default: OLMoE-1B-7B, or the embedded one.",
 )
 @json_option
-def init(folder: Path, id_: str, study: str, model: str, as_json: bool) -> None:
+def init(folder: Path, id_: str, study: str, model: str | None, as_json: bool) -> None:
     """Write a commented registration to start from, and the JSON Schema for editors.
 
     \b

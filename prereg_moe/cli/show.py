@@ -132,7 +132,7 @@ def steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], N
 
 
 def show_verdicts(document: Any) -> None:
-    """Print the confirmatory verdicts of a verdict document, and how its controls came out."""
+    """Print the confirmatory verdicts of a verdict document, how its controls came out and what verdicts hang on."""
     from prereg_moe.report import effect, interval, p_value
 
     confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
@@ -164,6 +164,8 @@ def show_verdicts(document: Any) -> None:
     for control in document["controls"]:
         held = "[green]passed[/]" if control["holds"] else "[red]FAILED[/]"
         out.print(f"{control['name']} control: {control['confirmed']} of {control['of']} confirmed, {held}")
+    for entry in document.get("multiverse", ()):
+        out.print(f"multiverse, {escape(entry['claim'])}: {escape(entry['fragility']['statement'])}")
 
 
 def show_diagnosis(document: Any) -> None:

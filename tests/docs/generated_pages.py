@@ -52,6 +52,11 @@ def _begun() -> str:
         return begin(Path(folder), "olmoe-1b-7b", "modularity", "OLMoE-1B-7B")[0].read_text("utf-8")
 
 
+def _multiverse() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return begin(Path(folder), "testbed-multiverse", "multiverse")[0].read_text("utf-8")
+
+
 def _schema() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
@@ -213,4 +218,5 @@ GENERATED: dict[str, Callable[[], str]] = {  # file name below the root -> what 
     "registrations/import.schema.json": _import_schema,
     "registrations/testbed/registration.yaml": _packaged,
     "registrations/olmoe-1b-7b/registration.yaml": _begun,
+    "registrations/testbed-multiverse/registration.yaml": _multiverse,
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 import prereg_moe.lab.testbed as testbed
 
@@ -23,6 +24,10 @@ def module(name: str) -> ModuleType:
     return made
 
 
+def _task(axis: str, corpus: str) -> str:
+    return f"testbed_choice_{axis}.yaml" if corpus == "B" else f"testbed_choice_{axis}_A.yaml"
+
+
 @pytest.fixture(scope="module")
 def continuation() -> ModuleType:
     return module("choices/continuation")
@@ -33,9 +38,15 @@ def values() -> ModuleType:
     return module("sums/values")
 
 
+@pytest.mark.parametrize("corpus", testbed.CORPUS_NAMES)
 @pytest.mark.parametrize("axis", testbed.AXES)
-def test_the_right_choice_goes_on_the_passage_and_the_others_are_of_its_axis(continuation: ModuleType, axis: str):
-    passages = [json.loads(line) for line in testbed.corpus_file("B", axis).read_text("utf-8").splitlines()]
+def test_the_right_choice_goes_on_the_passage_and_the_others_are_of_its_axis(
+    continuation: ModuleType, axis: str, corpus: str
+):
+    task = yaml.load((FOLDER / "choices" / _task(axis, corpus)).read_text("utf-8"), yaml.BaseLoader)
+    assert task["task"] == _task(axis, corpus).removesuffix(".yaml")
+    assert task["dataset_kwargs"]["file"] == f"../corpora/{corpus}/{axis}.jsonl"
+    passages = [json.loads(line) for line in testbed.corpus_file(corpus, axis).read_text("utf-8").splitlines()]
     places = set()
     for doc in passages[:60]:
         choices, right = continuation.choices(doc), continuation.answer(doc)
