@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         power_equivalence,
         power_t,
         tost,
+        within_margin,
     )
     from prereg_moe.stats.intervals import (
         Estimate,
@@ -98,6 +99,7 @@ _HOME = {
     "stream": "resample",
     "tost": "equivalence",
     "weighted_correlation": "intervals",
+    "within_margin": "equivalence",
 }
 
 __all__ = [
@@ -154,6 +156,7 @@ __all__ = [
     "stream",
     "tost",
     "weighted_correlation",
+    "within_margin",
 ]
 
 

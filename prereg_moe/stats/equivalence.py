@@ -10,19 +10,50 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import nctdtr, stdtr, stdtrit
 
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.stats.intervals import bootstrap
+from prereg_moe.stats.multiplicity import stepdown_maxt
 from prereg_moe.stats.nulls import FEW_UNITS, ZERO_VARIANCE
-from prereg_moe.stats.resample import FloatArray, cluster_means, exact_mean, exact_variance, vector
+from prereg_moe.stats.resample import (
+    SMALL_SAMPLE,
+    FloatArray,
+    cluster_means,
+    exact_mean,
+    exact_variance,
+    resampled_moments,
+    stream,
+    vector,
+)
 
-__all__ = ["Absence", "Equivalence", "absence", "noninferior", "power_equivalence", "power_t", "tost"]
+__all__ = [
+    "Absence",
+    "Equivalence",
+    "absence",
+    "noninferior",
+    "power_equivalence",
+    "power_t",
+    "tost",
+    "within_margin",
+]
 
 _FEW_UNITS = 30
+
+
+class How(TypedDict, total=False):
+    """How a mean is compared with its margin: the arguments of ``tost`` that its relatives pass on."""
+
+    level: float
+    interval: Literal["t", "bootstrap_t"]
+    clusters: Sequence[Any] | None
+    resamples: int
+    seed: int | str
+    labels: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,39 +193,22 @@ def _bootstrap_tails(
     return (bottom, top), p_low, p_high
 
 
-def noninferior(
-    values: ArrayLike,
-    *,
-    margin: float,
-    level: float = 0.95,
-    interval: Literal["t", "bootstrap_t"] = "t",
-    clusters: Sequence[Any] | None = None,
-    resamples: int = 9999,
-    seed: int | str = 0,
-    labels: Sequence[str] = (),
-) -> Equivalence:
+def noninferior(values: ArrayLike, *, margin: float, **how: Unpack[How]) -> Equivalence:
     """Return whether harm stays below a margin: the upper half of ``tost``.
 
-    Estimand: the mean harm. H0: mean ≥ margin. Formula, assumptions, arguments: as ``tost``.
+    Estimand: the mean harm. H0: mean ≥ margin. Formula, assumptions, ``how``: as ``tost``.
     Source: CONSORT extension for non-inferiority, Piaggio et al. 2012.
 
     Raises:
         Invalid: as ``tost``.
 
-    >>> noninferior([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4], margin=2.5).holds
-    True
+    The upper half of R's test of the sleep data:
+
+    >>> got = noninferior([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4], margin=2.5)
+    >>> round(got.p, 5), got.holds
+    (0.02112, True)
     """
-    return tost(
-        values,
-        low=-math.inf,
-        high=margin,
-        level=level,
-        interval=interval,
-        clusters=clusters,
-        resamples=resamples,
-        seed=seed,
-        labels=labels,
-    )
+    return tost(values, low=-math.inf, high=margin, **how)
 
 
 def power_t(n: int, effect: float, sd: float, *, alpha: float = 0.05, sides: Literal[1, 2] = 1) -> float:
@@ -268,12 +282,7 @@ def absence(
     positive_control: bool,
     power_gate: float = 0.8,
     sd: float | None = None,
-    level: float = 0.95,
-    interval: Literal["t", "bootstrap_t"] = "t",
-    clusters: Sequence[Any] | None = None,
-    resamples: int = 9999,
-    seed: int | str = 0,
-    labels: Sequence[str] = (),
+    **how: Unpack[How],
 ) -> Absence:
     """Return whether an effect is absent: equivalent to 0, in a study that could have told.
 
@@ -288,30 +297,107 @@ def absence(
         positive_control: whether the registered positive control was confirmed.
         power_gate: least power.
         sd: unit standard deviation the power is computed from (default: the observed one).
-        level: 1 - α.
-        interval: as ``tost``.
-        clusters: as ``tost``.
-        resamples: as ``tost``.
-        seed: as ``tost``.
-        labels: as ``tost``.
+        how: as ``tost``.
 
     Raises:
         Invalid: 0 is not inside the margin, or as ``tost``.
     """
-    shown = tost(
-        values,
-        low=low,
-        high=high,
-        level=level,
-        interval=interval,
-        clusters=clusters,
-        resamples=resamples,
-        seed=seed,
-        labels=labels,
-    )
+    shown = tost(values, low=low, high=high, **how)
     spread = shown.se * math.sqrt(shown.units) if sd is None else sd
-    power = power_equivalence(shown.units, spread, low=low, high=high, alpha=1 - level) if spread > 0 else 0.0
+    power = power_equivalence(shown.units, spread, low=low, high=high, alpha=1 - shown.level) if spread > 0 else 0.0
     parts = {"equivalence": shown.holds, "power": power >= power_gate, "positive_control": positive_control}
     failed = tuple(name for name, holds in parts.items() if not holds)
     gated = parts["power"] and parts["positive_control"]
     return Absence(shown, power, power_gate, positive_control, shown.p if gated else 1.0, failed)
+
+
+# ------------------------------------------------------------------ several families
+
+
+def within_margin(
+    values: Sequence[ArrayLike],
+    draws: Sequence[ArrayLike] | None = None,
+    *,
+    margin: float,
+    axes: Sequence[str],
+    alpha: float,
+    resamples: int = 9999,
+    seed: int | str,
+    block: int = 512,
+) -> FloatArray:
+    """Return, for F families, the p of "the mean lies inside ±margin", adjusted over the families.
+
+    Estimand: each family's mean effect, or its mean excess over the mean of random draws. H0: it is at least
+    ``margin`` from 0, on either side. Formula: with se² = s²/n (+ var_r/R with draws), the largest of
+
+    - F times the p of two one-sided t tests, on n - 1 (with draws min(n, R) - 1) degrees of freedom;
+    - F·(1 + 30/n) times their bootstrap-t p, items and draws resampled apart;
+    - step-down max-T over the families on the same resamples, either side.
+
+    A t test alone calls an effect small too often where harm has a heavy right tail: samples without the tail have
+    a small mean and a small standard error. Bootstrap-t helps, max-T makes the heaviest family set the bar for all;
+    calibration.md has the error rates. Families whose t tests all fail are not resampled.
+    Assumptions: units (and draws) independent. Source: Schuirmann 1987; Hall 1992, ch. 3; Westfall & Young 1993.
+
+    Args:
+        values: for each family its deltas, or their excess over the mean draw  # F × (n_f,)
+        draws: for each family the mean effects of the same R random draws  # F × (R,)
+        margin: δ, in units of the measure.
+        axes: each family's axis; families of one axis share their units and therefore their resamples.
+        alpha: level the p will be compared with.
+        resamples: B.
+        seed: the registered seed.
+        block: replicates handled at a time; cannot change a result.
+
+    Raises:
+        Invalid: fewer than two units or draws, or a unit count that differs within an axis.
+
+    One family, R's sleep data and ±2.5: the t test's p is .0211, that of bootstrap-t, times 1 + 30/10, larger.
+
+    >>> sleep = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    >>> within_margin([sleep], margin=2.5, axes=["sleep"], alpha=0.01, seed=1).round(5).tolist()
+    [0.02112]
+    >>> bool(within_margin([sleep], margin=2.5, axes=["sleep"], alpha=0.05, seed=1)[0] > 0.05)
+    True
+    """
+    own = [vector(item, f"values[{f}]") for f, item in enumerate(values)]
+    pool = None if draws is None else np.stack([vector(item, f"draws[{f}]") for f, item in enumerate(draws)], axis=1)
+    F, n = len(own), np.array([item.size for item in own])
+    mean = np.array([float(exact_mean(item)) for item in own])
+    variance = np.array([float(exact_variance(item)) for item in own]) / n
+    df = n - 1.0
+    if pool is not None:
+        variance += exact_variance(pool) / len(pool)
+        df = np.minimum(df, len(pool) - 1.0)
+    se = np.sqrt(variance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gaps = np.where(se > 0, np.stack([margin - mean, margin + mean]) / se, 0.0)  # below the upper, above the lower
+    p = np.where(se > 0, np.minimum(F * stdtr(df, -gaps).max(axis=0), 1.0), 1.0)
+    if (p > alpha).all():
+        return p
+    t = _null_t(own, pool, axes, resamples, seed, block)
+    for gap, null in zip(gaps, (-t, t), strict=True):
+        against = np.where(np.isnan(null), np.inf, null)
+        alone = (1 + (against >= gap).sum(axis=0)) / (1 + resamples)
+        p = np.maximum.reduce([p, F * (1 + SMALL_SAMPLE / n) * alone, stepdown_maxt(gap, against)])
+    return np.minimum(p, 1.0)
+
+
+def _null_t(
+    own: list[FloatArray], pool: FloatArray | None, axes: Sequence[str], resamples: int, seed: int | str, block: int
+) -> FloatArray:
+    """Return the studentised replicates of each family's mean, NaN where one has no spread  # (B, F)"""
+    shift, variance = np.empty((resamples, len(own))), np.empty((resamples, len(own)))
+    for axis in dict.fromkeys(axes):
+        there = [f for f, other in enumerate(axes) if other == axis]
+        if len({own[f].size for f in there}) > 1:
+            raise Invalid(Problem(f"axis {axis}", "has another number of units for another family", "share the units"))
+        source = stream(seed, "within margin", f"axis {axis}")
+        table = np.stack([own[f] for f in there], axis=1)
+        shift[:, there], variance[:, there] = resampled_moments(table, source, resamples=resamples, block=block)
+    if pool is not None:
+        source = stream(seed, "within margin", "draws")
+        drawn, spread = resampled_moments(pool, source, resamples=resamples, block=block)
+        shift, variance = shift - drawn, variance + spread
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(variance > 0, shift / np.sqrt(variance), np.nan)

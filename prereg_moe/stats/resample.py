@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 from prereg_moe.errors import Invalid, Problem
 
 __all__ = [
+    "SMALL_SAMPLE",
     "FloatArray",
     "IntArray",
     "Stream",
@@ -56,6 +57,7 @@ __all__ = [
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 
+SMALL_SAMPLE = 30  # a bootstrap-t p of n units is held to be off by the factor 1 + 30/n; chosen by calibration
 _PERSON = b"prereg-moe-v1"
 _DEGENERATE = 2.0**-40  # a spread this much smaller than its scale is rounding, not data
 

@@ -34,6 +34,7 @@ from prereg_moe.errors import Invalid, Problem
 from prereg_moe.stats.multiplicity import adjust, stepdown_maxt
 from prereg_moe.stats.nulls import FEW_UNITS, ZERO_VARIANCE
 from prereg_moe.stats.resample import (
+    SMALL_SAMPLE,
     FloatArray,
     cluster_means,
     exact_mean,
@@ -48,7 +49,6 @@ __all__ = ["FEW_RESAMPLES", "SKEW", "Contrast", "FamilySelectivity", "Selective"
 
 SKEW, FEW_RESAMPLES = "SKEW", "FEW_RESAMPLES"
 _FEW_UNITS, _SKEW_GUARD = 30, 0.2
-_SMALL_SAMPLE = 30  # chosen by calibration: one family, heavy left tails, n = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +417,7 @@ def _floor(contrasts: Sequence[_Tested], n: int) -> float:
     """Return (1 + 30/n)·P(max over the off-axes t* ≥ the binding axis's t), at most 1."""
     null = np.stack([np.where(np.isnan(draws), np.inf, draws) for _, draws in contrasts]).max(axis=0)
     reached = int((null >= _binding(contrasts)[0].t).sum())
-    return min(1.0, (1 + _SMALL_SAMPLE / n) * (1 + reached) / (1 + int(null.size)))
+    return min(1.0, (1 + SMALL_SAMPLE / n) * (1 + reached) / (1 + int(null.size)))
 
 
 def _family(

@@ -148,7 +148,7 @@ class _OnTarget:
     corrected: Mapping[str, NDArray[np.float64]]  # as registered: max-T, Holm
     effect: NDArray[np.float64]  # the effect itself
     excess: NDArray[np.float64]  # what is compared with the minimum effect
-    p_nothing: NDArray[np.float64]  # two one-sided tests: the excess lies inside the minimum effect
+    p_nothing: NDArray[np.float64]  # corrected: the excess lies inside the minimum effect
     parts: tuple[Mapping[str, Any], ...]
 
 
@@ -177,9 +177,9 @@ def tested(
     families = effects.families
     own = [effects.deltas[family][effects.axis[family]] for family in families]
     if isinstance(rule, ModularRule):
-        on = _beyond_random(effects, own, rule, inference, resamples)
+        on = _beyond_random(effects, own, rule, inference, alpha, resamples)
     else:
-        on = _beyond_minimum(effects, own, rule, inference, resamples)
+        on = _beyond_minimum(effects, own, rule, inference, alpha, resamples)
     spared = stats.selective(
         own,
         [{axis: effects.deltas[family][axis] for axis in effects.off[family]} for family in families],
@@ -250,7 +250,7 @@ def _adjusted(p: NDArray[np.float64], correction: Correction) -> NDArray[np.floa
 
 
 def _beyond_random(
-    effects: Effects, own: Sequence[Any], rule: ModularRule, inference: Inference, resamples: int
+    effects: Effects, own: Sequence[Any], rule: ModularRule, inference: Inference, alpha: float, resamples: int
 ) -> _OnTarget:
     null = effects.null or {}
     beats = stats.beats_null(
@@ -294,13 +294,13 @@ def _beyond_random(
         },
         effect=mean,
         excess=beats.contrast,
-        p_nothing=_inside(beats.contrast, beats.se, beats.df, rule.minimum_effect),
+        p_nothing=_nothing(effects, own, rule, inference, alpha, resamples),
         parts=parts,
     )
 
 
 def _beyond_minimum(
-    effects: Effects, own: Sequence[Any], rule: SelectiveRule, inference: Inference, resamples: int
+    effects: Effects, own: Sequence[Any], rule: SelectiveRule, inference: Inference, alpha: float, resamples: int
 ) -> _OnTarget:
     above = [
         stats.bootstrap(
@@ -314,14 +314,14 @@ def _beyond_minimum(
     ]
     p = np.array([1.0 if made.p is None else made.p for made in above])
     adjusted = np.asarray(stats.adjust(p, "holm"))
-    mean, se, df = _moments(own)
+    mean = _moments(own)[0]
     return _OnTarget(
         # an effect above a minimum that is not negative is above zero
         alone={"NOT_HARMED": p, "NOT_BEYOND_MINIMUM": p},
         corrected={"NOT_HARMED": adjusted, "NOT_BEYOND_MINIMUM": adjusted},
         effect=mean,
         excess=mean,
-        p_nothing=_inside(mean, se, df, rule.minimum_effect),
+        p_nothing=_nothing(effects, own, rule, inference, alpha, resamples),
         parts=tuple({"p_items": float(value)} for value in adjusted),
     )
 
@@ -333,11 +333,26 @@ def _moments(own: Sequence[Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
     return mean, se, np.array([delta.size - 1.0 for delta in own])
 
 
-def _inside(estimate: Any, se: Any, df: Any, margin: float) -> NDArray[np.float64]:
-    """Return the larger p of two one-sided t tests of |quantity| >= margin; 1 where nothing varies."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = np.maximum(stdtr(df, (estimate - margin) / se), stdtr(df, -(estimate + margin) / se))
-    return np.where(se > 0, p, 1.0)
+def _nothing(
+    effects: Effects,
+    own: Sequence[Any],
+    rule: ModularRule | SelectiveRule,
+    inference: Inference,
+    alpha: float,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """Return the corrected p of each family's excess (its effect, without random sets) lying inside the minimum."""
+    null = effects.null if isinstance(rule, ModularRule) else None
+    draws = None if null is None else [null[family] for family in effects.families]
+    return stats.within_margin(
+        own if draws is None else [delta - exact_mean(draw) for delta, draw in zip(own, draws, strict=True)],
+        None if draws is None else [exact_mean(draw.T) for draw in draws],
+        margin=rule.minimum_effect,
+        axes=[effects.axis[family] for family in effects.families],
+        alpha=alpha,
+        resamples=resamples,
+        seed=inference.seed,
+    )
 
 
 def _combine(
@@ -375,7 +390,7 @@ def _verdict(
     share = alpha / len(tests.spared.families)
     if corrected.on[index] <= alpha and tests.spared.p_refute[index] <= share:
         return REFUTED, ("HARMS_ANOTHER_AXIS",)
-    if tests.on.p_nothing[index] <= share:
+    if tests.on.p_nothing[index] <= alpha:
         return REFUTED, ("NO_EFFECT",)
     return INCONCLUSIVE, tuple(reason for reason, p in corrected.parts.items() if p[index] > alpha)
 

@@ -92,6 +92,18 @@ def test_every_claim_says_what_a_reader_needs(stages_of_a_world: dict[str, Path]
             assert (entry["verdict"] == "CONFIRMED") == (entry["p_adjusted"] <= entry["alpha"])
 
 
+def test_a_replication_is_as_sure_as_its_least_sure_block(root: Path, plan: Frozen) -> None:
+    """Two of two blocks: the larger of the two p (the partial conjunction of all)."""
+    noisy = {"standard": Effect(own=0.9, others=0.05, spread=0.4)}
+    document = judged(root, noisy, plan)
+    by_claim = {entry["claim"]: entry for entry in document["verdicts"]}
+    for entry in document["replications"]:
+        blocks = [by_claim[claim] for claim in entry["claims"]]
+        for name in ("p", "p_adjusted"):
+            assert min(block[name] for block in blocks) < max(block[name] for block in blocks) == entry[name]
+        assert entry["verdict"] == ("CONFIRMED" if entry["p_adjusted"] <= 0.05 else "INCONCLUSIVE")
+
+
 def test_a_frame_has_a_row_a_claim(computed: World) -> None:
     frame = computed.judge().to_frame()
     assert len(frame) == 5 * len(AXES)
@@ -280,7 +292,7 @@ def test_skewed_data_confirm_only_where_the_welch_version_agrees(root: Path, pla
     spared = stats.selective(
         own, others, kappa=3, on_axes=AXES, labels=AXES, resamples=999, seed=inference.seed, alpha=0.05
     )
-    on = deciding._beyond_minimum(measured, own, rule, inference, 999)
+    on = deciding._beyond_minimum(measured, own, rule, inference, 0.05, 999)
 
     def decided(welch: float, skew: float) -> Any:
         given_ = replace(

@@ -53,6 +53,7 @@ class TestCrossed:
         assert (got.estimate, got.se) == pytest.approx((values.mean(), se))
         assert (got.low, got.high) == pytest.approx(scipy_stats.t.interval(0.95, 11, values.mean(), se))
         assert stats.crossed_mean(values.T).se == pytest.approx(se)
+        assert got.p == pytest.approx(2 * scipy_stats.t.sf(abs(values.mean()) / se, 11))
 
     def test_it_covers_where_items_alone_do_not(self):
         rng = np.random.default_rng(0)
@@ -80,6 +81,15 @@ class TestClusteredMean:
             assert got.estimate == pytest.approx(case["mean"], abs=1e-10)
         alone = stats.clustered_mean(case["y"], range(13), correction="CR0")
         assert alone.se == pytest.approx(case["HC0"], abs=1e-9)
+
+    def test_by_hand(self):
+        """Clusters of deviations +1 +1, -1 -1, +1 -1 from the mean: sums 2, -2, 0."""
+        got = stats.clustered_mean([4.0, 4.0, 2.0, 2.0, 4.0, 2.0], ["a", "a", "b", "b", "c", "c"])
+        assert got.se == pytest.approx(math.sqrt(3 / 2 * 8) / 6)
+        alone = stats.clustered_mean([4.0, 4.0, 2.0, 2.0, 4.0, 2.0], range(6), correction="CR0")
+        assert alone.se == pytest.approx(math.sqrt(6) / 6)
+        assert (got.units, alone.units) == (3, 6)
+        assert got.p == pytest.approx(2 * scipy_stats.t.sf(3 / got.se, 2))
 
     def test_bad_clusters_are_refused(self):
         for labels in ([1, 1, 1], [1, 2]):

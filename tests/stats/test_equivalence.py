@@ -9,6 +9,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from prereg_moe import stats
 from prereg_moe.errors import Invalid
+from prereg_moe.stats import resample
 
 NEAR = np.random.default_rng(0).normal(0.0, 0.1, 60)
 
@@ -109,3 +110,83 @@ class TestAbsence:
 
     def test_units_that_do_not_vary_are_not_absence(self):
         assert not stats.absence(np.zeros(60), low=-1.0, high=1.0, positive_control=True).holds
+
+
+class TestWithinMargin:
+    AXES = ("ar", "ar", "fr")
+    OWN = tuple(np.random.default_rng(k).lognormal(0, 0.8, 25) / 10 - 0.14 + 0.01 * k for k in range(3))
+    DRAWS = np.random.default_rng(9).lognormal(0, 0.4, (3, 12)) / 50
+
+    def run(self, own=OWN, draws=DRAWS, **more):
+        return stats.within_margin(own, draws, **{"margin": 0.06, "axes": self.AXES, "alpha": 1, "seed": 3} | more)
+
+    @pytest.mark.parametrize("with_draws", [True, False])
+    @pytest.mark.parametrize("move", [-0.05, 0.0, 0.05])
+    def test_by_hand(self, with_draws, move):
+        B, F, R = 499, 3, 12
+        own, draws = [x + move for x in self.OWN], self.DRAWS
+        got = self.run(own, draws if with_draws else None, resamples=B)
+
+        def moments(table, *labels):
+            source = resample.stream(3, "within margin", *labels)
+            counts = resample.multinomial_counts(source, len(table), 0, B).astype(int)
+            again = [np.repeat(table, c) for c in counts]
+            n = len(table)
+            return (np.array([x.mean() - table.mean() for x in again]), np.array([x.var(ddof=1) / n for x in again]))
+
+        mean, se, df, t = [], [], [], []
+        for f in range(F):
+            shift, squared = moments(own[f], f"axis {self.AXES[f]}")
+            variance, units = own[f].var(ddof=1) / 25, 25
+            if with_draws:
+                drawn, spread = moments(draws[f], "draws")
+                shift, squared = shift - drawn, squared + spread
+                variance, units = variance + draws[f].var(ddof=1) / R, min(25, R)
+            mean.append(own[f].mean())
+            se.append(math.sqrt(variance))
+            df.append(units - 1)
+            t.append(shift / np.sqrt(squared))
+        t = np.stack(t, axis=1)
+        for f in range(F):
+            below, above = (0.06 - mean[f]) / se[f], (0.06 + mean[f]) / se[f]
+            student = max(scipy_stats.t.sf(below, df[f]), scipy_stats.t.sf(above, df[f]))
+            tails = (1 + (-t[:, f] >= below).sum()) / (B + 1), (1 + (t[:, f] >= above).sum()) / (B + 1)
+            gaps = (0.06 - np.array(mean)) / se, (0.06 + np.array(mean)) / se
+            maxt = max(stats.stepdown_maxt(gaps[0], -t)[f], stats.stepdown_maxt(gaps[1], t)[f])
+            assert got[f] == pytest.approx(min(1, max(F * student, F * (1 + 30 / 25) * max(tails), maxt)))
+
+    def test_families_whose_t_tests_fail_are_not_resampled(self):
+        student = 3 * np.array([stats.tost(x, low=-0.06, high=0.06).p for x in self.OWN])
+        assert student.max() < 1
+        least = student.min()
+        assert self.run(draws=None, alpha=least * (1 - 1e-9)) == pytest.approx(student)
+        resampled = self.run(draws=None, alpha=least * (1 + 1e-9), resamples=99)
+        assert (resampled >= 0.01).all()
+        assert (resampled > student).any()
+
+    def test_order_and_blocks_do_not_matter(self):
+        expected = self.run()
+        order = [2, 0, 1]
+        got = self.run([self.OWN[k] for k in order], self.DRAWS[order], axes=[self.AXES[k] for k in order], block=7)
+        assert got.tolist() == expected[order].tolist()
+
+    def test_a_wider_margin_never_raises_p(self):
+        margins = [self.run(margin=m)[0] for m in (0.005, 0.04, 0.06, 0.1, 0.2, 0.5)]
+        assert margins == sorted(margins, reverse=True)
+        assert margins[0] == 1.0
+        assert margins[-1] < 0.05
+
+    def test_a_family_with_a_heavy_tail_sets_the_bar_for_all(self):
+        rng = np.random.default_rng(0)
+        light, heavy = rng.normal(0, 0.3, 200), rng.lognormal(0, 1.5, 200) / 10
+        more = {"margin": 0.05, "resamples": 1999}
+        alone = self.run([light], None, axes=["light"], **more)[0]
+        together = self.run([light, heavy], None, axes=["light", "heavy"], **more)[0]
+        assert 0.005 < 2 * alone < together < 1
+
+    def test_what_does_not_vary_lies_inside_nothing(self):
+        assert self.run([np.zeros(25)] * 3, None).tolist() == [1, 1, 1]
+
+    def test_families_of_an_axis_have_its_units(self):
+        with pytest.raises(Invalid, match="axis ar"):
+            self.run([self.OWN[0], self.OWN[1][:20], self.OWN[2]], None)

@@ -44,6 +44,22 @@ def test_ends_are_the_order_statistics_of_the_definition():
     assert (got.n, got.units, got.resamples, got.flags, got.method) == (40, 40, 1999, (), "bootstrap_t")
 
 
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_bca_by_its_definition(level):
+    """Efron 1987, equation 2.3; skewed units, so that both the bias correction and the acceleration matter."""
+    values = np.random.default_rng(3).lognormal(0, 1.5, 12)
+    mean, _ = order_statistics(values, resamples=9999)
+    z0 = scipy_stats.norm.ppf((mean < values.mean()).mean())
+    influence = values - values.mean()
+    a = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
+    assert min(z0, a) > 0.05
+    z = scipy_stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
+    place = 10000 * scipy_stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))
+    expected = np.interp(place, np.arange(1, 10000), mean)
+    got = boot(values, interval="bca", level=level, resamples=9999)
+    assert (got.low, got.high) == pytest.approx(tuple(expected), abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["percentile", "basic", "bca"])
 @pytest.mark.parametrize("level", [0.9, 0.95])
 def test_agrees_with_scipy(kind, level):

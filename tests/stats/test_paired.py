@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,6 +37,14 @@ class TestMcNemar:
         got = stats.mcnemar(first, second)
         assert got == stats.mcnemar([[2, 1], [3, 0]])
         assert got.estimate == pytest.approx(2 / 6)
+
+    def test_the_interval_by_its_formula(self):
+        """Bonett & Price 2012: 9 of 10 pairs gained, so the paired variance is much smaller than the unpaired."""
+        got = stats.mcnemar([[0, 0], [9, 1]])
+        gained, lost = 10 / 12, 1 / 12
+        se = math.sqrt((gained + lost - (gained - lost) ** 2) / 12)
+        assert got.se == pytest.approx(se)
+        assert (got.low, got.high) == pytest.approx((0.75 - 1.959963985 * se, 0.75 + 1.959963985 * se))
 
     def test_sides(self):
         table = [[10, 2], [9, 10]]

@@ -45,6 +45,20 @@ def test_max_t_by_hand():
     assert got.p_adjusted == pytest.approx((1 + (null.max(1)[:, None] >= got.t).sum(0)) / 201)
 
 
+def test_max_t_is_over_the_conditions_of_all_axes():
+    from prereg_moe.stats.resample import poisson_counts, stream
+
+    axes = {"a": deltas(n=50, m=3), "b": deltas(n=40, m=2, strong=1, seed=1)}
+    got = stats.screen(axes, resamples=200, seed=5).axes
+    largest = np.full(200, -np.inf)
+    for part, values in zip(got, axes.values(), strict=True):
+        n = len(values)
+        w = poisson_counts(stream(5, "screen", part.axis), n, 0, 200)
+        largest = np.maximum(largest, ((w - 1) @ (values - values.mean(0)) / n / part.se).max(1))
+    for part in got:
+        assert part.p_adjusted == pytest.approx((1 + (largest[:, None] >= part.t).sum(0)) / 201)
+
+
 def test_ties_count_against():
     got = stats.screen({"a": [[-1.0], [1.0]]}, resamples=9999).axes[0]
     equal = 0.3085  # two Poisson(1) weights agree

@@ -124,6 +124,15 @@ def test_the_null_is_that_of_the_binding_axis():
     assert family.p_maxt == family.binding.p_marginal
 
 
+def test_families_of_one_axis_share_their_resamples():
+    """Two families with the same deltas depend on each other wholly, so max-T over them corrects nothing."""
+    on, off = world(off=0.28)
+    one = run(on[:1], off[:1], on_axes=["ar"]).families[0]
+    two = run([on[0]] * 2, [off[0]] * 2, on_axes=["ar"] * 2, labels=["first", "second"])
+    assert one.p_maxt > 0.001
+    assert [family.p_maxt for family in two.families] == [one.p_maxt] * 2
+
+
 def test_a_single_family_is_held_to_the_maximum_over_its_axes():
     on, off = world(off=0.28)
     family = run(on[:1], off[:1], on_axes=["ar"]).families[0]

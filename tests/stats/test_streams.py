@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prereg_moe import stats
-from prereg_moe.stats import association, intervals, nulls, paired, resample, screens, selectivity
+from prereg_moe.stats import association, equivalence, intervals, nulls, paired, resample, screens, selectivity
 
 X = np.linspace(-0.2, 1.0, 12) ** 2
 TWO = np.stack([X, X[::-1]], axis=1)
@@ -43,6 +43,11 @@ METHODS: dict[str, tuple[Any, Callable[[], Any], dict[tuple[object, ...], int]]]
         nulls,
         lambda: stats.beats_null([X, X], [TWO.T, TWO.T], labels=["fr", "ar"], min_effect=0, seed=2026, assignments=9),
         {("null assignments", "ar", "fr"): 0x0D8F6A9D30B332BF},
+    ),
+    "margin": (
+        equivalence,
+        lambda: stats.within_margin([X], [X], margin=2, axes=["ar"], alpha=1, resamples=9, seed=2026),
+        {("within margin", "axis ar"): 0x7F369B2127B5E1A9, ("within margin", "draws"): 0x2EDCF77DB85E656A},
     ),
     "sign flips": (
         paired,
