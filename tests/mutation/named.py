@@ -120,8 +120,9 @@ _TEXTS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("+1 dropped", "(1 + largest.size - below) / (1 + largest.size)", "(largest.size - below) / largest.size"),
     ],
     ("stats/multiverse.py", _MULTIVERSE): [
-        ("undecided counts as confirmed", "item.confirmed is True for item", "item.confirmed is not False for item"),
-        ("+1 dropped", "(1 + int((np.median(null, axis=1) >= median).sum())) / (1 + null.shape[0])", "float((np.median(null, axis=1) >= median).mean())"),
+        ("a draw that ties counts for the family", "(medians[:-1] >= medians[-1])", "(medians[:-1] > medians[-1])"),
+        ("+1 dropped", "(1 + int((medians[:-1] >= medians[-1]).sum())) / (1 + draws.shape[0])", "float((medians[:-1] >= medians[-1]).mean())"),
+        ("each analysis in its own yardstick no more", "leave_one_out_z(np.concatenate([draws, effect[None]]))", "np.concatenate([draws, effect[None]])"),
     ],
     ("verdict/decide.py", _RULE): [
         ("the effect itself need not be harm", '"NOT_HARMED": harm_adjusted,', ""),
