@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,8 +204,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 def explored(kept: World, tmp_path: Path) -> World:
-    import shutil
-
     return World(Path(shutil.copytree(kept.root, tmp_path / "registry")), kept.effects)
 
 
@@ -406,3 +406,38 @@ def test_the_command_line_judges_and_says_what_the_verdicts_hang_on(
     said = run_cli("verdict", "world", "--root", explored.root, "--json")
     assert said.code == 0
     assert len(said.json["multiverse"]) == len(AXES)
+
+
+# ------------------------------------------------------------------ the page
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "multiverse.md"
+
+
+def quoted(report: str, heading: str) -> str:
+    """Return the tables below a heading of a committed report."""
+    section = (ROOT / report).read_text("utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|") or not line]
+    return "\n" + re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "report", "heading"),
+    [
+        ("replication", "reports/testbed/report.md", "Replication"),
+        ("multiverse", "reports/testbed-multiverse/report.md", "What the verdicts hang on"),
+    ],
+)
+def test_the_page_shows_what_the_report_says(
+    block: str, report: str, heading: str, request: pytest.FixtureRequest
+) -> None:
+    if not (ROOT / report).exists():
+        pytest.skip(f"{report} is not committed")
+    pattern = re.compile(rf"(<!-- {block}: begin [^\n]*-->\n)(.*?)(<!-- {block}: end -->)", re.DOTALL)
+    text = PAGE.read_text("utf-8")
+    wanted = pattern.sub(lambda found: found[1] + quoted(report, heading) + found[3], text)
+    if request.config.getoption("--update"):
+        PAGE.write_text(wanted, "utf-8")
+        text = wanted
+    assert pattern.search(text) is not None
+    assert text == wanted, "run `pytest tests/test_multiverse.py --update`"
