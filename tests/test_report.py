@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import need
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import AXES, World
@@ -179,16 +179,15 @@ def test_a_study_that_is_invalid_says_so_first(document: Any) -> None:
     assert "so no other claim of this study is valid" in text
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed: the LaTeX cannot be compiled")
 def test_the_latex_report_compiles_with_hostile_text_too(document: Any, tmp_path: Path) -> None:
     shown = hostile(document)
     for number, entry in enumerate(shown["verdicts"]):
         entry["family"] = "[2ex] *" if number % 2 else "* [x"
-    preamble = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+    preamble = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     body = render(shown, template("tex"))
     (tmp_path / "report.tex").write_text(f"{preamble}{body}\\end{{document}}\n", "utf-8")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"],
+        [need("pdflatex"), "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "report.tex"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

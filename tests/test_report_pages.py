@@ -18,7 +18,9 @@ from prereg_moe import canonical, render
 from prereg_moe.freezing import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
-HOSTILE = "</style></title><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"> {{ 7*7 }}"
+HOSTILE = (
+    "</style></title><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\"> {{ 7*7 }}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,4 +144,4 @@ def test_every_anchor_leads_somewhere_and_ids_are_unique(page: Path) -> None:
     text = page.read_text("utf-8")
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-    assert {name for name in re.findall(r'href="#([^"]+)"', text)} <= set(ids)
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)

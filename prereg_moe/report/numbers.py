@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv as csv_
 import hashlib
 import io
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -57,13 +58,21 @@ _TEX = str.maketrans(
         "−": r"\ensuremath{-}",
         "–": "--",
         "×": r"\ensuremath{\times}",
+        "κ": r"\ensuremath{\kappa}",
+        "α": r"\ensuremath{\alpha}",
+        "‡": r"\ensuremath{\ddagger}",
     }
 )
+_LONG = re.compile(r"[^\s\\{}]{24,}")  # a digest; no name of a command is as long
 
 
 def tex(value: Any) -> str:
-    """Return text on one line with everything LaTeX would read as a command escaped."""
-    return " ".join(str(value).split()).translate(_TEX)
+    """Return text on one line with everything LaTeX would read as a command escaped; long words can be broken."""
+    return _LONG.sub(_breakable, " ".join(str(value).split()).translate(_TEX))
+
+
+def _breakable(word: re.Match[str]) -> str:
+    return r"\allowbreak{}".join(word[0][at : at + 8] for at in range(0, len(word[0]), 8))
 
 
 def cell(value: Any) -> str:

@@ -6,13 +6,15 @@ bytes; :func:`plotter` says which one is here, and a seal over figures names the
 
 from __future__ import annotations
 
+import atexit
 import io
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from prereg_moe.errors import Invalid, Problem
@@ -70,18 +72,20 @@ def _font(weight: str) -> Any:
 
     options = subset.Options(layout_features=[], drop_tables=["GSUB", "GPOS", "GDEF", "kern", "FFTM"])
     options.recalc_timestamp = False
-    font = subset.load_font(findfont(FontProperties(family=FONT, weight=weight)), options)
-    few = subset.Subsetter(options)
-    few.populate(unicodes=[*range(0x20, 0x530), *range(0x2010, 0x2070), *range(0x2190, 0x2270)])
-    few.subset(font)
-    path = Path(_folder().name, f"{weight}.ttf")
-    subset.save_font(font, str(path), options)
+    path = Path(_folder(), f"{weight}.ttf")
+    with subset.load_font(str(findfont(FontProperties(family=FONT, weight=weight))), options) as font:
+        few = subset.Subsetter(options)
+        few.populate(unicodes=[*range(0x20, 0x530), *range(0x2010, 0x2070), *range(0x2190, 0x2270)])
+        few.subset(font)
+        subset.save_font(font, str(path), options)
     return FontProperties(fname=path)
 
 
 @cache
-def _folder() -> TemporaryDirectory[str]:
-    return TemporaryDirectory(prefix="prereg-moe-fonts-")  # goes with the process
+def _folder() -> str:
+    folder = mkdtemp(prefix="prereg-moe-fonts-")
+    atexit.register(rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class _Canvas:
