@@ -130,6 +130,16 @@ def test_the_draws_a_correction_needs_are_the_fewest_that_reach_alpha() -> None:
             assert stats.adjust([1 / needed] * len(AXES), method).min() > 0.05
 
 
+def test_a_block_has_a_draw_for_every_claim() -> None:
+    made = registration()
+    made["axes"] |= {f"x{number}": {"domain": "more"} for number in range(DRAWS)}
+    claims = len(made["axes"])
+    assert f"{DRAWS} draws for {claims} claims" in problems(made)["controls.null.draws"]
+    made["controls"] = {"null": {**made["controls"]["null"], "draws": claims}}
+    made["claims"] = [block for block in made["claims"] if block["tier"] != "control"]
+    parse(made)
+
+
 def test_mass_matched_sets_need_a_tolerance() -> None:
     made = document()
     del made["controls"]["null"]["tolerance"]

@@ -210,7 +210,7 @@ def _unattainable(
     factors = {"bonferroni": float(families), "holm": float(families), "by": harmonic}  # of the smallest p, if all tie
     for correction in listed["correction"]:
         factor = factors.get(str(correction), 1.0)
-        needed = math.ceil(factor / alpha - 1e-9) - 1
+        needed = max(math.ceil(factor / alpha - 1e-9) - 1, families)  # max-T assigns every family a draw of its own
         if null.draws < needed:
-            found = f"{correction} over {families} claims gives no p below {factor / (null.draws + 1):.3g}"
+            found = f"{correction} over {families} claims needs more than {null.draws} draws to reach {alpha:.3g}"
             yield Problem(f"{where}.corrections", found, f"leave it out, or register {needed} draws")

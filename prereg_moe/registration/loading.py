@@ -322,6 +322,9 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
                 f"the smallest p they can give is {1 / (null.draws + 1):.3g}",
                 f"register at least {needed}",
             )
+        elif null.draws < len(named):  # in max-T every family is assigned a draw of its own
+            found = f"{null.draws} draws for {len(named)} claims ({claims.id})"
+            yield Problem("controls.null.draws", found, "register at least one for each claim")
 
 
 def _draws_needed(registration: Registration, claims: Claims) -> int:
