@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_report_latex import compiled, complaints, write
 from world import AXES, DRAWS, EFFECTS, Edit, Effect, World, multiverse, registration
 
 from prereg_moe import canonical, stats
@@ -416,6 +417,31 @@ def test_the_command_line_judges_and_says_what_the_verdicts_hang_on(
     said = run_cli("verdict", "world", "--root", explored.root, "--json")
     assert said.code == 0
     assert len(said.json["multiverse"]) == len(AXES)
+
+
+def test_the_report_says_what_the_verdicts_hang_on(kept: World, verdicts: Any) -> None:
+    text = (kept.registry.reports("world") / "report.md").read_text("utf-8")
+    section = text.split("\n## What the verdicts hang on\n")[1].split("\n## ")[0]
+    assert "72 specifications" in section
+    for entry in verdicts["multiverse"]:
+        row = next(line for line in section.splitlines() if line.startswith(f"| {entry['family']} |"))
+        assert f"| {entry['confirmed']} of 72 ({entry['share']:.2f}) |" in row
+        assert "gates original: INCONCLUSIVE" in row
+    for level in verdicts["multiverse"][0]["fragility"]["levels"]:
+        named = f"| {level['dimension']} {level['choice']}{' (registered)' if level['registered'] else ''} |"
+        assert f"{named} {level['confirmed']} of {level['specifications']} |" in section
+
+
+def test_without_a_multiverse_the_report_is_silent(stages_of_a_world: dict[str, Path]) -> None:
+    text = (World(stages_of_a_world["reported"]).registry.reports("world") / "report.md").read_text("utf-8")
+    assert "hang on\n" not in text
+
+
+def test_its_table_compiles_in_a_two_column_paper(verdicts: Any, tmp_path: Path) -> None:
+    write(tmp_path, verdicts, figures=False)
+    text = (tmp_path / "report.tex").read_text("utf-8")
+    assert "tab:world-multiverse-grid" in text
+    assert complaints(compiled(tmp_path, r"\input{report}")) == []
 
 
 # ------------------------------------------------------------------ the page
