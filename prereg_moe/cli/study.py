@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 from rich.markup import escape
@@ -64,10 +65,23 @@ def _shard(_context: click.Context, _option: click.Parameter, text: str | None) 
     help="Worker processes; they cannot change the evidence. Default: one a processor.",
 )
 @click.option("--shard", metavar="I/N", callback=_shard, help="Compute the I-th of N parts only, for a job array.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Processes of this machine, or actors of a Ray cluster (RAY_ADDRESS); they cannot change the evidence.",
+)
 @root_option
 @json_option
 def run(
-    id_: str, dry_run: bool, workers: int | None, shard: tuple[int, int] | None, root: Path | None, as_json: bool
+    id_: str,
+    dry_run: bool,
+    workers: int | None,
+    shard: tuple[int, int] | None,
+    executor: Literal["local", "ray"],
+    root: Path | None,
+    as_json: bool,
 ) -> None:
     """Compute the missing conditions of a frozen registration. Killed, it goes on where it was.
 
@@ -95,7 +109,13 @@ def run(
     try:
         with show.progress("run", as_json) as progress:
             done, head = lab.run(
-                registry, id_, workers=workers or processors(), time=now(), progress=progress, shard=shard
+                registry,
+                id_,
+                workers=workers or processors(),
+                time=now(),
+                progress=progress,
+                shard=shard,
+                executor=executor,
             )
     except PreregError:
         if (data := registry.ledger()) != before:

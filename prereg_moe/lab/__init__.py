@@ -13,7 +13,7 @@ from prereg_moe import canonical, ledger, store
 from prereg_moe.errors import Deviated, Problem
 from prereg_moe.freezing import load_frozen
 from prereg_moe.lab import runner
-from prereg_moe.lab.runner import Progress
+from prereg_moe.lab.runner import Executor, Progress
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry
 
@@ -43,6 +43,7 @@ def run(
     time: str,
     progress: Progress,
     shard: tuple[int, int] | None = None,
+    executor: Executor = "local",
 ) -> tuple[int, str | None]:
     """Compute the missing conditions, seal the evidence when it is complete; return their number and the head.
 
@@ -63,7 +64,7 @@ def run(
     if open_:
         body = {"workers": workers, "missing": len(todo)}
         head = registry.seal("start", id_, [], time=time, body=body | ({"shard": list(shard)} if shard else {}))
-    runner.run(registry, frozen, todo, workers=workers, progress=progress)
+    runner.run(registry, frozen, todo, workers=workers, progress=progress, executor=executor)
     if open_ and shard is not None:
         return len(todo), head
     if open_:

@@ -17,22 +17,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from prereg_moe import canonical, errors, evidence
 from prereg_moe.errors import NotCheckable, PreregError, Problem, Stopped, Tampered
 from prereg_moe.freezing import atlas_inputs, compare_pins
 from prereg_moe.frozen import Frozen
+from prereg_moe.lab import cluster
+from prereg_moe.lab.cluster import Fault
 from prereg_moe.lab.engines.packs import packs
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
-__all__ = ["make_atlas", "missing", "part", "prepare", "rescore", "run"]
+__all__ = ["Executor", "fault", "make_atlas", "missing", "part", "prepare", "rescore", "run"]
 
 ATLAS_SCHEMA = "prereg-moe/atlas/1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Progress: TypeAlias = Callable[[int, int, str], None]  # conditions done, of, what was done last
+Executor: TypeAlias = Literal["local", "ray"]
 Job: TypeAlias = tuple[Any, ...]  # a function of `worker` and its arguments
 
 
@@ -78,23 +81,32 @@ def part(frozen: Frozen, number: int, of: int) -> frozenset[str]:
     return frozenset(digest for pack in packs(frozen)[number - 1 :: of] for digest in pack)
 
 
-def run(registry: Registry, frozen: Frozen, digests: Sequence[str], *, workers: int, progress: Progress) -> None:
+def run(
+    registry: Registry,
+    frozen: Frozen,
+    digests: Sequence[str],
+    *,
+    workers: int,
+    progress: Progress,
+    executor: Executor = "local",
+) -> None:
     """Compute the conditions named and write their evidence.
 
     Args:
         registry: where evidence is written.
         frozen: the frozen registration.
         digests: the conditions.
-        workers: processes; cannot change the evidence.
+        workers: processes, or actors; cannot change the evidence.
         progress: called after every condition.
+        executor: processes of this machine, or actors of a Ray cluster; cannot change the evidence.
 
     Raises:
         Stopped: a guard fired, or a file could not be written.
     """
     wanted = frozenset(digests)
     todo = [pack for pack in packs(frozen) if not wanted.isdisjoint(pack)]
-    shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
-    for done, label in enumerate(_work(registry, frozen, shares, wanted), start=1):
+    work = _local if executor == "local" else _ray
+    for done, label in enumerate(work(registry, frozen, todo, wanted, workers), start=1):
         progress(done, len(digests), label)
 
 
@@ -132,16 +144,20 @@ def make_atlas(registry: Registry, registration: Registration, *, progress: Prog
 # ------------------------------------------------------------------ the parent
 
 
-@contextmanager
-def _pinned(threads: int) -> Iterator[None]:
-    """Give the processes started inside the registered number of threads, and no network."""
-    wanted = {
+def _environment(threads: int) -> dict[str, str]:
+    return {
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",
     }
+
+
+@contextmanager
+def _pinned(threads: int) -> Iterator[None]:
+    """Give the processes started inside the registered number of threads, and no network."""
+    wanted = _environment(threads)
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -161,15 +177,38 @@ def _writable(folder: Path) -> None:
     probe.unlink(missing_ok=True)  # another shard may have been quicker
 
 
-def _work(
-    registry: Registry, frozen: Frozen, shares: list[list[tuple[str, ...]]], wanted: frozenset[str]
+def _local(
+    registry: Registry, frozen: Frozen, todo: list[tuple[str, ...]], wanted: frozenset[str], workers: int
 ) -> Iterator[str]:
-    """Start a worker for each share of packs and yield a label for every condition that is written."""
-    with _pinned(frozen.registration.engine.threads):
-        yield from _collect(
-            [("compute", registry.root, frozen.registration.id, share, wanted) for share in shares],
-            frozen.registration.engine.threads,
-        )
+    """Share packs out to processes of this machine and yield a label for every condition that is written."""
+    shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
+    threads = frozen.registration.engine.threads
+    with _pinned(threads):
+        jobs = [("compute", registry.root, frozen.registration.id, share, wanted) for share in shares]
+        yield from _collect(jobs, threads)
+
+
+def _ray(
+    registry: Registry, frozen: Frozen, todo: list[tuple[str, ...]], wanted: frozenset[str], workers: int
+) -> Iterator[str]:
+    """Do the same on a Ray cluster."""
+    if not todo:
+        return
+    engine = frozen.registration.engine
+    with _pinned(engine.threads):
+        for said in cluster.work(
+            registry.root,
+            frozen.registration.id,
+            todo,
+            wanted,
+            workers=workers,
+            threads=engine.threads,
+            device=engine.device,
+            environment=_environment(engine.threads),
+        ):
+            if isinstance(said, tuple):
+                raise _error(said)
+            yield from said
 
 
 def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
@@ -190,8 +229,7 @@ def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
             for ear in wait(ears):  # in no order that matters: files are named by what they hold
                 kind, what = _heard(ear)
                 if kind == "error":
-                    name, problems = what
-                    raise getattr(errors, name)([Problem(*problem) for problem in problems])
+                    raise _error(what)
                 if kind == "end":
                     ears.remove(ear)
                 else:
@@ -202,6 +240,12 @@ def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
         for process in processes:
             process.terminate()
             process.join()
+
+
+def _error(what: Fault) -> PreregError:
+    name, problems = what
+    error: PreregError = getattr(errors, name)([Problem(*problem) for problem in problems])
+    return error
 
 
 def _heard(ear: Any) -> tuple[str, Any]:
@@ -228,20 +272,24 @@ def _child(job: Job, threads: int, mouth: Any, parent: int) -> None:
         for message in getattr(worker, name)(*arguments):
             mouth.send(("said", message))
         mouth.send(("end", None))
-    except PreregError as error:
-        name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
-        mouth.send(("error", (name, [(p.where, p.found, p.todo) for p in error.problems])))
-    except ModuleNotFoundError as error:
-        found = f"the package {error.name} is not installed"
-        mouth.send(("error", ("Invalid", [("lab", found, "install the lab: pip install 'prereg-moe[lab]'")])))
-    except MemoryError:
-        mouth.send(("error", ("Stopped", [("worker", "ran out of memory", "register a smaller batch_size")])))
-    except Exception as error:  # a task's or a model's own code failed: say so, and stop
-        if os.environ.get("PREREG_MOE_DEBUG"):
-            raise
-        found = f"{type(error).__name__}: {error}"
-        mouth.send(("error", ("Stopped", [("worker", found, "set PREREG_MOE_DEBUG=1 to see where")])))
+    except Exception as error:  # noqa: BLE001 - a task's or a model's own code failed: the parent says so, and stops
+        mouth.send(("error", fault(error)))
     mouth.close()
+
+
+def fault(error: Exception) -> Fault:
+    """Return what a worker says of an error: the name of one of ours, and its problems."""
+    if isinstance(error, PreregError):
+        name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
+        return name, [(p.where, p.found, p.todo) for p in error.problems]
+    if isinstance(error, ModuleNotFoundError):
+        found = f"the package {error.name} is not installed"
+        return "Invalid", [("lab", found, "install the lab: pip install 'prereg-moe[lab]'")]
+    if isinstance(error, MemoryError):
+        return "Stopped", [("worker", "ran out of memory", "register a smaller batch_size")]
+    if os.environ.get("PREREG_MOE_DEBUG"):
+        raise error
+    return "Stopped", [("worker", f"{type(error).__name__}: {error}", "set PREREG_MOE_DEBUG=1 to see where")]
 
 
 def _end_with(parent: int) -> None:

@@ -30,7 +30,7 @@ from prereg_moe.lab.tasks import tasks_of
 from prereg_moe.registration import Registration, parse
 from prereg_moe.registry import Registry, find_source
 
-__all__ = ["compute", "environment", "pin", "record", "rescore"]
+__all__ = ["Session", "compute", "environment", "pin", "record", "rescore"]
 
 _PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
 _ATLAS_BATCH = 16
@@ -49,11 +49,23 @@ def compute(root: Path, id_: str, packs: Sequence[Sequence[str]], missing: Colle
         Stopped: a guard fired, a response is not finite, or a file cannot be written.
         Deviated: the model or the task is not what was registered.
     """
-    registry = Registry(root)
-    frozen = load_frozen(registry, id_)
-    bench = _Bench(registry, frozen.registration)
-    around = environment(frozen.registration)
+    session = Session(root, id_)
     for pack in packs:
+        yield from session.compute(pack, missing)
+
+
+class Session:
+    """A study in one process: the model and the tasks it has loaded now, and what it computes with them."""
+
+    def __init__(self, root: Path, id_: str) -> None:
+        self._registry = Registry(root)
+        self._frozen = load_frozen(self._registry, id_)
+        self._bench = _Bench(self._registry, self._frozen.registration)
+        self._around = environment(self._frozen.registration)
+
+    def compute(self, pack: Sequence[str], missing: Collection[str]) -> Iterator[str]:
+        """Compute one pack, write the evidence of those of its conditions that are missing, yield a label for each."""
+        frozen, bench = self._frozen, self._bench
         conditions = [frozen.plan[digest] for digest in pack]
         model, measure = conditions[0].model, conditions[0].measure
         _same_layout(frozen, model, bench.load(model))
@@ -69,9 +81,10 @@ def compute(root: Path, id_: str, packs: Sequence[Sequence[str]], missing: Colle
                 harness.score(found.answers),
                 plan=harness.plan.digest,
                 proof=found.proof,
-                environment=around,
+                environment=self._around,
             )
-            canonical.write(registry.evidence(id_) / evidence.file_name(condition.digest), made)
+            folder = self._registry.evidence(frozen.registration.id)
+            canonical.write(folder / evidence.file_name(condition.digest), made)
             yield _label(condition)
 
 
