@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from prereg_moe.errors import Problem, Stopped
+from prereg_moe.lab.faults import Fault, fault
 
-__all__ = ["Fault", "work"]
-
-Fault = tuple[str, list[tuple[str, str, str]]]  # an error's name and its problems
+__all__ = ["work"]
 
 
 def work(
@@ -94,8 +93,6 @@ class _Computer:
         self._session: Any = None
 
     def compute(self, pack: Sequence[str], missing: Collection[str]) -> list[str] | Fault:
-        from prereg_moe.lab import runner
-
         try:
             from prereg_moe.lab import worker  # torch, in the actor's process
 
@@ -104,5 +101,4 @@ class _Computer:
                 self._session = worker.Session(*self._study)
             return list(self._session.compute(pack, missing))
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent says so, and stops
-            said: Fault = runner.fault(error)
-            return said
+            return fault(error)

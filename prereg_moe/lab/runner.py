@@ -19,17 +19,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from prereg_moe import canonical, errors, evidence
-from prereg_moe.errors import NotCheckable, PreregError, Problem, Stopped, Tampered
+from prereg_moe import canonical, evidence
+from prereg_moe.errors import NotCheckable, Problem, Stopped, Tampered
 from prereg_moe.freezing import atlas_inputs, compare_pins
 from prereg_moe.frozen import Frozen
 from prereg_moe.lab import cluster
-from prereg_moe.lab.cluster import Fault
 from prereg_moe.lab.engines.packs import packs
+from prereg_moe.lab.faults import fault, raised
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
-__all__ = ["Executor", "fault", "make_atlas", "missing", "part", "prepare", "rescore", "run"]
+__all__ = ["Executor", "make_atlas", "missing", "part", "prepare", "rescore", "run"]
 
 ATLAS_SCHEMA = "prereg-moe/atlas/1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -207,7 +207,7 @@ def _ray(
             environment=_environment(engine.threads),
         ):
             if isinstance(said, tuple):
-                raise _error(said)
+                raise raised(said)
             yield from said
 
 
@@ -229,7 +229,7 @@ def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
             for ear in wait(ears):  # in no order that matters: files are named by what they hold
                 kind, what = _heard(ear)
                 if kind == "error":
-                    raise _error(what)
+                    raise raised(what)
                 if kind == "end":
                     ears.remove(ear)
                 else:
@@ -240,12 +240,6 @@ def _collect(jobs: Sequence[Job], threads: int) -> Iterator[Any]:
         for process in processes:
             process.terminate()
             process.join()
-
-
-def _error(what: Fault) -> PreregError:
-    name, problems = what
-    error: PreregError = getattr(errors, name)([Problem(*problem) for problem in problems])
-    return error
 
 
 def _heard(ear: Any) -> tuple[str, Any]:
@@ -275,21 +269,6 @@ def _child(job: Job, threads: int, mouth: Any, parent: int) -> None:
     except Exception as error:  # noqa: BLE001 - a task's or a model's own code failed: the parent says so, and stops
         mouth.send(("error", fault(error)))
     mouth.close()
-
-
-def fault(error: Exception) -> Fault:
-    """Return what a worker says of an error: the name of one of ours, and its problems."""
-    if isinstance(error, PreregError):
-        name = type(error).__name__ if hasattr(errors, type(error).__name__) else type(error).__mro__[1].__name__
-        return name, [(p.where, p.found, p.todo) for p in error.problems]
-    if isinstance(error, ModuleNotFoundError):
-        found = f"the package {error.name} is not installed"
-        return "Invalid", [("lab", found, "install the lab: pip install 'prereg-moe[lab]'")]
-    if isinstance(error, MemoryError):
-        return "Stopped", [("worker", "ran out of memory", "register a smaller batch_size")]
-    if os.environ.get("PREREG_MOE_DEBUG"):
-        raise error
-    return "Stopped", [("worker", f"{type(error).__name__}: {error}", "set PREREG_MOE_DEBUG=1 to see where")]
 
 
 def _end_with(parent: int) -> None:
