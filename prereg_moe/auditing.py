@@ -25,7 +25,8 @@ from prereg_moe import canonical, ledger, record, report, store
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
-from prereg_moe.freezing import compare_pins, list_items
+from prereg_moe.findings import Finding, NotDue, find
+from prereg_moe.freezing import answered, compare_pins, list_items
 from prereg_moe.frozen import Frozen, derive
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
@@ -47,25 +48,6 @@ STEPS = (
 )
 BYTE_STEPS = STEPS[:5]  # those that compare bytes; the others compute again what follows from them
 _GRAVITY = (3, 4, 5, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step found.
-
-    Attributes:
-        step: its number, from 1.
-        name: what it is about, one of :data:`STEPS`.
-        outcome: ``holds``, ``fails`` or ``unchecked``.
-        details: what was counted, or every problem.
-        exit_code: 0, or the code of the gravest problem.
-    """
-
-    step: int
-    name: str
-    outcome: str
-    details: tuple[str, ...]
-    exit_code: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +95,11 @@ def audit(registry: Registry, id_: str, *, expected_head: str | None = None, ste
         case.report,
     )
     findings = (
-        _find(number, name, look)
+        find(number, name, look)
         for number, (name, look) in enumerate(zip(STEPS, looks, strict=True), 1)
         if name in steps
     )
     return Audit(id_, ledger.head(seals), tuple(findings))
-
-
-class _NotDue(Exception):
-    """A step cannot look: what it needs is not here or not made yet."""
-
-
-def _find(number: int, name: str, step: Callable[[], Iterator[str]]) -> Finding:
-    try:
-        return Finding(number, name, "holds", tuple(step()))
-    except _NotDue as reason:
-        return Finding(number, name, "unchecked", (str(reason),))
-    except PreregError as error:
-        return Finding(number, name, "fails", tuple(map(str, error.problems)), error.exit_code)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RecursionError) as error:
-        # bytes that pass as JSON but have another shape than ours
-        return Finding(
-            number, name, "fails", (f"{name} has another shape than prereg-moe writes ({error!r})",), Tampered.exit_code
-        )
 
 
 @dataclass
@@ -161,7 +125,7 @@ class _Case:
     def head(self) -> Iterator[str]:
         head = ledger.head(self.seals)
         if self.expected_head is None:
-            raise _NotDue("no head was given, so a ledger that was rewritten or cut short as a whole would pass")
+            raise NotDue("no head was given, so a ledger that was rewritten or cut short as a whole would pass")
         if head != self.expected_head:
             raise Tampered(Problem("LEDGER.jsonl", f"ends in {head}", f"the head given is {self.expected_head}"))
         yield str(head)
@@ -207,13 +171,13 @@ class _Case:
                 if frozen.document[part] != value:
                     raise Tampered(Problem("frozen.json", f"its {part} do not follow from the corpora", "restore it"))
         if absent:
-            raise _NotDue("; ".join(map(str, absent)))
+            raise NotDue("; ".join(map(str, absent)))
         yield f"{files} files"
 
     def derived(self) -> Iterator[str]:
         frozen = self._read()
         if frozen.registration.atlas is None:
-            raise _NotDue("no atlas is registered")
+            raise NotDue("no atlas is registered")
         path = self.registry.registration(self.id) / "atlas.json"
         if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
             raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))
@@ -222,7 +186,12 @@ class _Case:
         for part, value in made.items():
             if frozen.document[part] != value:
                 raise Tampered(Problem("frozen.json", f"its {part} do not follow from the atlas", "restore it"))
-        draws = sum(len(entry["cells"]) for entry in made["draws"])
+        drawn = made["draws"]
+        if frozen.answer is not None:
+            drawn = derive(frozen.registration, atlases, trust.seed_given(self.registry, frozen))["draws"]
+            if frozen.answer["draws"] != drawn:
+                raise Tampered(Problem("draws.json", "does not follow from the challenge", "restore it"))
+        draws = sum(len(entry["cells"]) for entry in drawn or ())
         yield f"{len(made['families'])} families and {draws} null draws"
 
     def evidence(self) -> Iterator[str]:
@@ -249,7 +218,7 @@ class _Case:
     def report(self) -> Iterator[str]:
         self._due("report", "there is no report yet")
         if ledger.stage(self.seals, self.id) != "report":
-            raise _NotDue("the report is of an earlier verdict; it is to be rendered again")
+            raise NotDue("the report is of an earlier verdict; it is to be rendered again")
         frozen = self._read()
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
         files = self._files()
@@ -299,7 +268,7 @@ class _Case:
 
     def _due(self, kind: str, otherwise: str) -> None:
         if not any(self._is(seal, kind) for seal in self.seals):
-            raise _NotDue(otherwise)
+            raise NotDue(otherwise)
 
     def _as_frozen(self, frozen: Frozen) -> Iterator[str]:
         """Compare what the freeze's seal says, and what the frozen registration supersedes, with the ledger."""
@@ -324,8 +293,8 @@ class _Case:
         if self._frozen is None:
             path = self.registry.registration(self.id) / "frozen.json"
             if self.registry.name(path) not in self._files():
-                raise _NotDue("it is not frozen yet")
-            self._frozen = Frozen.from_bytes(read_bytes(path), self.registry.name(path))
+                raise NotDue("it is not frozen yet")
+            self._frozen = answered(self.registry, Frozen.from_bytes(read_bytes(path), self.registry.name(path)))
         return self._frozen
 
     def _gather(self) -> Evidence:
@@ -379,7 +348,7 @@ class _Case:
     def _local_sources(self) -> list[str]:
         try:
             registration: Any = self._read().registration
-        except (PreregError, _NotDue):
+        except (PreregError, NotDue):
             return []
         parts = [*registration.models.values(), *registration.corpora.values()]
         named = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]

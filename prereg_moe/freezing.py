@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ import prereg_moe
 from prereg_moe import canonical, ledger, record, templating
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
-from prereg_moe.frozen import SCHEMA, Frozen, derive
+from prereg_moe.frozen import SCHEMA, Frozen, challenged, derive
 from prereg_moe.registration import Registration, blocks, demand, expand, family_names, load, needs_null
 from prereg_moe.registration.schema import Claims, TaskMeasure
 from prereg_moe.registry import Registry, find_source, read_bytes
 
 __all__ = [
     "Checked",
+    "answered",
     "atlas_inputs",
     "check",
     "compare_pins",
@@ -153,7 +154,25 @@ def load_frozen(registry: Registry, id_: str) -> Frozen:
     frozen = Frozen.from_bytes(read_bytes(path), registry.name(path))
     if frozen.digest != sealed:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
-    return frozen
+    return answered(registry, frozen)
+
+
+def answered(registry: Registry, frozen: Frozen) -> Frozen:
+    """Return a frozen registration with the draws its sealed challenge gave, itself where there is none.
+
+    Raises:
+        NotCheckable: the sealed draws are gone.
+        Tampered: they are not the ones that were sealed, or of another registration.
+    """
+    path = registry.registration(frozen.registration.id) / "draws.json"
+    sealed = ledger.sealed_files(ledger.examine(registry.ledger())[0], frozen.registration.id)
+    if not challenged(frozen.registration) or registry.name(path) not in sealed:
+        return frozen
+    data = read_bytes(path)
+    document = canonical.loads(data, registry.name(path))
+    if canonical.digest(data) != sealed[registry.name(path)] or document["registration"] != frozen.digest:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
+    return replace(frozen, answer=document)
 
 
 def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], list[Problem]]:

@@ -2,7 +2,9 @@
 
 `freeze` composes it once; from then on a study is this one canonical JSON file, and its digest
 is the study's name. Families and null draws stand in it as explicit lists beside the rules
-that built them, so that nothing depends on a seed being replayed the same way.
+that built them, so that nothing depends on a seed being replayed the same way. A registration may
+leave the draws to a reviewer's challenge (``controls.null.seed: challenge``): they then stand in a
+document of their own, sealed behind the freeze, and before it there is no plan.
 
 A **condition** is the unit of work: one intervention on one model under one measure. The plan
 is a pure function of the frozen registration, and a condition's digest names its evidence.
@@ -26,11 +28,11 @@ from prereg_moe.atlas import (
     family_share,
     size_of,
 )
-from prereg_moe.errors import Invalid, Problem, Tampered
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.registration import Registration, blocks, family_names, needs_null, parse
 from prereg_moe.registration.schema import Claims, ExplicitFamily, NullControl, TopLift
 
-__all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "derive"]
+__all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "challenged", "derive"]
 
 SCHEMA = "prereg-moe/frozen/1"
 _KEYS = {"schema", "registration", "pins", "items", "clusters", "layout", "families", "draws", "software"}
@@ -95,11 +97,13 @@ class Frozen:
         document: the canonical JSON document.
         registration: the authored registration in it.
         digest: the study's name, ``sha256:<hex>``.
+        answer: the draws a challenge gave (`draws.json`), where the registration waits for one.
     """
 
     document: Mapping[str, Any]
     registration: Registration
     digest: str
+    answer: Mapping[str, Any] | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "frozen.json") -> Frozen:
@@ -115,6 +119,8 @@ class Frozen:
             registration = parse(document["registration"])
         except Invalid as error:
             raise Tampered([Problem(f"{where}, {p.where}", p.found, p.todo) for p in error.problems]) from error
+        if (document["draws"] is None) != challenged(registration):
+            raise Tampered(Problem(where, "holds null draws a challenge should give, or lacks those it registers"))
         return cls(document, registration, canonical.digest(data))
 
     def under(self, registration: Registration) -> Frozen:
@@ -142,7 +148,11 @@ class Frozen:
 
     @cached_property
     def _draws(self) -> Mapping[tuple[object, ...], list[dict[int, tuple[int, ...]]]]:
-        return {_draws_key(entry): [_cells(draw) for draw in entry["cells"]] for entry in self.document["draws"]}
+        entries = self.document["draws"] if self.answer is None else self.answer["draws"]
+        if entries is None:
+            todo = f"get a nonce for it and run `prereg-moe trust challenge {self.registration.id}`"
+            raise NotCheckable(Problem("controls.null", "its draws wait for a reviewer's challenge", todo))
+        return {_draws_key(entry): [_cells(draw) for draw in entry["cells"]] for entry in entries}
 
     def axis_of(self, family: str) -> str:
         """Return the axis a family is hypothesised for."""
@@ -191,15 +201,26 @@ class Frozen:
             yield from (draw for family in families for draw in self.draws(claims, family))
 
 
-def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> dict[str, Any]:
+def challenged(registration: Registration) -> bool:
+    """Whether the null draws wait for a reviewer's challenge."""
+    null = registration.controls.null
+    return null is not None and null.seed == "challenge"
+
+
+def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas], seed: str | None = None) -> dict[str, Any]:
     """Return what follows from a registration and its models' atlases: layouts, families and null draws, explicitly.
 
     Random sets matched by size are shared by the families of one model, unit, size and layers; sets
     matched by mass are one family's, and name it.
 
+    Args:
+        seed: what a challenge gave. Without it the registered seed draws; where none is registered
+            draws are made once, to know that they can be, and ``draws`` is None.
+
     Raises:
         Invalid: a family or draw the models cannot be given, each with its place.
     """
+    waiting = challenged(registration) and seed is None
     used = dict.fromkeys(claims.model for claims in registration.claims)
     families: list[dict[str, Any]] = []
     draws: dict[tuple[object, ...], dict[str, Any]] = {}
@@ -212,7 +233,8 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
             try:
                 cells = _family(build, axis, atlas, where)
                 for null in _compared(registration, model, name):
-                    entry = _draws(null, registration, atlas, model, name, cells)
+                    seeded = null if seed is None else null.model_copy(update={"seed": seed})
+                    entry = _draws(seeded, registration, atlas, model, name, cells)
                     draws.setdefault(_draws_key(entry), entry)
             except Invalid as error:
                 problems += [
@@ -236,7 +258,7 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas]) -> d
     return {
         "layout": {model: _layout(atlases[model].layout) for model in used},
         "families": families,
-        "draws": list(draws.values()),
+        "draws": None if waiting else list(draws.values()),
     }
 
 

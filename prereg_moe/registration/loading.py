@@ -152,6 +152,7 @@ def block_alpha(registration: Registration, claims: Claims) -> float:
 _SPELLING = {
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "a name has letters, digits, - and _, and at most 64 of them",
     r"^[0-9]{1,20}$": "a seed has 1 to 20 digits",
+    r"^([0-9]{1,20}|challenge)$": "a seed has 1 to 20 digits, or is the word challenge",
     r"^(0|[1-9][0-9]{0,3})$": "a layer is a number",
 }
 

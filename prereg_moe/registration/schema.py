@@ -125,6 +125,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 Source = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Seed = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,20}$")]  # RFC 8785 has no 64-bit integers
+NullSeed = Annotated[str, StringConstraints(pattern=r"^([0-9]{1,20}|challenge)$")]
 
 
 class Part(BaseModel):
@@ -249,6 +250,9 @@ class NullControl(Part):
     asks that a set takes the family's share of its own axis's routing within ``tolerance``, a
     fraction of that share (0.02); every family then has draws of its own. A multiverse that also
     matches by mass needs the ``tolerance`` as well.
+
+    ``seed: challenge`` leaves the seed to a reviewer: nothing is drawn, and nothing can run, before a
+    nonce signed for the frozen registration is sealed. So no score of a random set is older than the nonce.
     """
 
     kind: Literal["random_sets"]
@@ -256,7 +260,7 @@ class NullControl(Part):
     match: Literal["size", "mass"] = "size"
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     pool: Literal["all"] = "all"
-    seed: Seed
+    seed: NullSeed
 
 
 class ModelControl(Part):

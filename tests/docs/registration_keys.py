@@ -76,7 +76,7 @@ KEYS = {
     "NullControl.match": "what they share with the family: its size, or its size and its routing mass",
     "NullControl.tolerance": "for `match: mass`: how far a set's share of the axis's routing may be off, as a fraction",
     "NullControl.pool": "which experts they are drawn from",
-    "NullControl.seed": "a number, as text",
+    "NullControl.seed": "a number, as text; or `challenge`: see [trust.md](trust.md#a-reviewers-challenge)",
     "ModelControl.claims": "id of the block of claims, of tier `control`",
     "ModelControl.at_least": "how many of its claims must be CONFIRMED",
     "ModelControl.at_most": "how many may be",
