@@ -21,12 +21,11 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prereg_moe import canonical, ledger, record, report, store
-from prereg_moe.atlas import RoutingAtlas
+from prereg_moe import canonical, ledger, record, report, store, trust
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.findings import Finding, NotDue, find
-from prereg_moe.freezing import answered, compare_pins, list_items
+from prereg_moe.freezing import answered, compare_pins, frozen_atlases, list_items
 from prereg_moe.frozen import Frozen, derive
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
@@ -58,27 +57,37 @@ class Audit:
         registration: its id.
         head: the ledger's head as it was found.
         findings: one a step, in order.
+        tiers: what the record's own consistency is backed by, none where only some steps were taken.
     """
 
     registration: str
     head: str | None
     findings: tuple[Finding, ...]
+    tiers: tuple[trust.Tier, ...] = ()
 
     @property
     def exit_code(self) -> int:
         """0 where everything checked holds; 4 where nothing was there to check."""
-        codes = {finding.exit_code for finding in self.findings}
+        codes = {finding.exit_code for finding in (*self.findings, *(tier.finding for tier in self.tiers))}
         if not any(finding.outcome == "holds" for finding in self.findings) and codes <= {0}:
             return NotCheckable.exit_code
         return next((code for code in _GRAVITY if code in codes), 0)
 
 
-def audit(registry: Registry, id_: str, *, expected_head: str | None = None, steps: Collection[str] = STEPS) -> Audit:
+def audit(
+    registry: Registry,
+    id_: str,
+    *,
+    expected_head: str | None = None,
+    known: trust.Known | None = None,
+    steps: Collection[str] = STEPS,
+) -> Audit:
     """Return what the numbered steps find of a registration; nothing is written, nothing raises.
 
     Args:
         expected_head: the ledger's head the reader was given.
-        steps: the steps to take; :data:`BYTE_STEPS` alone are some forty times faster.
+        known: the keys and authorities the reader knows.
+        steps: the steps to take, without all of them no tiers; :data:`BYTE_STEPS` alone are some forty times faster.
     """
     data = registry.ledger()
     seals, problems = ledger.examine(data)
@@ -94,12 +103,16 @@ def audit(registry: Registry, id_: str, *, expected_head: str | None = None, ste
         case.verdict,
         case.report,
     )
-    findings = (
+    findings = tuple(
         find(number, name, look)
         for number, (name, look) in enumerate(zip(STEPS, looks, strict=True), 1)
         if name in steps
     )
-    return Audit(id_, ledger.head(seals), tuple(findings))
+    tiers: tuple[trust.Tier, ...] = ()
+    if len(findings) == len(STEPS):
+        known = known or trust.Known()
+        tiers = trust.look(registry, id_, seals=seals, findings=findings, read=case.read, known=known)
+    return Audit(id_, ledger.head(seals), findings, tiers)
 
 
 @dataclass
@@ -144,7 +157,7 @@ class _Case:
         yield f"{len(files)} files" + (f" and {len(evidence)} of evidence" if evidence else "")
 
     def registration(self) -> Iterator[str]:
-        frozen = self._read()
+        frozen = self.read()
         path = self.registry.registration(self.id) / "registration.yaml"
         if canonical.digest_file(path) != frozen.document["pins"]["document"]:
             raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
@@ -158,7 +171,7 @@ class _Case:
         yield from self._as_frozen(frozen)
 
     def pinned(self) -> Iterator[str]:
-        frozen = self._read()
+        frozen = self.read()
         changed, absent = compare_pins(self.registry, frozen)
         if changed:
             raise Tampered(changed)
@@ -175,13 +188,10 @@ class _Case:
         yield f"{files} files"
 
     def derived(self) -> Iterator[str]:
-        frozen = self._read()
+        frozen = self.read()
         if frozen.registration.atlas is None:
             raise NotDue("no atlas is registered")
-        path = self.registry.registration(self.id) / "atlas.json"
-        if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
-            raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))
-        atlases = {name: RoutingAtlas.from_json(table) for name, table in canonical.read(path)["models"].items()}
+        atlases = frozen_atlases(self.registry, frozen)
         made = derive(frozen.registration, atlases)
         for part, value in made.items():
             if frozen.document[part] != value:
@@ -219,7 +229,7 @@ class _Case:
         self._due("report", "there is no report yet")
         if ledger.stage(self.seals, self.id) != "report":
             raise NotDue("the report is of an earlier verdict; it is to be rendered again")
-        frozen = self._read()
+        frozen = self.read()
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
         files = self._files()
         formats = [f for f in report.FORMATS if self._name(f) in files]
@@ -286,10 +296,10 @@ class _Case:
             yield f"supersedes {amended.body['superseded']} ({amended.body['reason']})"
 
     def _judge(self, seals: tuple[Seal, ...]) -> Verdicts:
-        frozen = self._read()
+        frozen = self.read()
         return judge(self._gather(), store.record(self.registry, frozen, seals))
 
-    def _read(self) -> Frozen:
+    def read(self) -> Frozen:
         if self._frozen is None:
             path = self.registry.registration(self.id) / "frozen.json"
             if self.registry.name(path) not in self._files():
@@ -299,7 +309,7 @@ class _Case:
 
     def _gather(self) -> Evidence:
         if self._evidence is None:
-            self._evidence = store.gather(self.registry, self._read())
+            self._evidence = store.gather(self.registry, self.read())
         return self._evidence
 
     def _compare(self, name: str, digest: str) -> list[PreregError]:
@@ -347,7 +357,7 @@ class _Case:
 
     def _local_sources(self) -> list[str]:
         try:
-            registration: Any = self._read().registration
+            registration: Any = self.read().registration
         except (PreregError, NotDue):
             return []
         parts = [*registration.models.values(), *registration.corpora.values()]

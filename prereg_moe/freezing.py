@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "compare_pins",
     "freeze",
+    "frozen_atlases",
     "list_items",
     "load_frozen",
     "pin_corpus",
@@ -164,15 +165,31 @@ def answered(registry: Registry, frozen: Frozen) -> Frozen:
         NotCheckable: the sealed draws are gone.
         Tampered: they are not the ones that were sealed, or of another registration.
     """
+    if not challenged(frozen.registration):
+        return frozen
     path = registry.registration(frozen.registration.id) / "draws.json"
-    sealed = ledger.sealed_files(ledger.examine(registry.ledger())[0], frozen.registration.id)
-    if not challenged(frozen.registration) or registry.name(path) not in sealed:
+    seals, _ = ledger.examine(registry.ledger())
+    sealed = ledger.sealed_files(seals, frozen.registration.id).get(registry.name(path))
+    if sealed is None:
         return frozen
     data = read_bytes(path)
     document = canonical.loads(data, registry.name(path))
-    if canonical.digest(data) != sealed[registry.name(path)] or document["registration"] != frozen.digest:
+    if canonical.digest(data) != sealed or document["registration"] != frozen.digest:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
     return replace(frozen, answer=document)
+
+
+def frozen_atlases(registry: Registry, frozen: Frozen) -> dict[str, RoutingAtlas]:
+    """Return model -> the routing atlas that was frozen.
+
+    Raises:
+        NotCheckable: it is gone.
+        Tampered: it is not the one that was frozen.
+    """
+    path = registry.registration(frozen.registration.id) / "atlas.json"
+    if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
+        raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))
+    return {name: RoutingAtlas.from_json(table) for name, table in canonical.read(path)["models"].items()}
 
 
 def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], list[Problem]]:
