@@ -18,9 +18,12 @@ from rich.markup import escape
 
 from prereg_moe import __version__
 from prereg_moe.cli import changing, integrity, prepare, show, study
+from prereg_moe.cli.trust import trust
 from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
 
 __all__ = ["cli", "main"]
+
+_TRUST = {"cryptography", "securesystemslib", "rfc3161_client"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Stopped.exit_code)
     except ModuleNotFoundError as error:
-        lab = Problem("lab", f"the package {error.name} is not installed", "install it: pip install 'prereg-moe[lab]'")
-        _fail(Invalid(lab), as_json="--json" in arguments)
+        extra = "trust" if str(error.name).partition(".")[0] in _TRUST else "lab"
+        found, todo = f"the package {error.name} is not installed", f"install it: pip install 'prereg-moe[{extra}]'"
+        _fail(Invalid(Problem(extra, found, todo)), as_json="--json" in arguments)
         sys.exit(Invalid.exit_code)
     except Exception as error:  # the one place where a bug becomes a message
         if os.environ.get("PREREG_MOE_DEBUG"):
@@ -76,6 +80,6 @@ for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
     *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
     *(changing.amend, changing.deviate),
-    *(integrity.audit, integrity.bundle, integrity.attack),
+    *(integrity.audit, integrity.bundle, integrity.attack, trust),
 ):
     cli.add_command(_command)

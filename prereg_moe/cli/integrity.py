@@ -27,13 +27,22 @@ __all__ = ["attack", "audit", "bundle"]
     type=click.Path(path_type=Path, dir_okay=False),
     help="A manuscript (.tex, .md) or a list (.yaml) that refers to verdicts and numbers: each is checked.",
 )
+@click.option(
+    "--known",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="A public key or a time-stamp authority's certificate you know to be whose it is said to be. May be repeated.",
+)
 @root_option
 @json_option
-def audit(path: Path, expected: str | None, claims: Path | None, root: Path | None, as_json: bool) -> None:
-    """Recompute everything from the bytes, in numbered steps; needs no model and no torch.
+def audit(
+    path: Path, expected: str | None, claims: Path | None, known: tuple[Path, ...], root: Path | None, as_json: bool
+) -> None:
+    """Recompute everything from the bytes, in numbered steps, and say what backs it; needs no model and no torch.
 
-    PATH is a registry, a registration's folder, its id, or a bundle. With --claims, what a manuscript says is checked
-    against the verdicts; exit code 1 where something is stronger, not registered or another number.
+    PATH is a registry, a registration's folder, its id, or a bundle. With --known, signatures, time stamps and
+    challenges have to be by somebody you know. With --claims, what a manuscript says is checked against the verdicts;
+    exit code 1 where something is stronger, not registered or another number.
 
     \b
     Examples:
@@ -43,13 +52,15 @@ def audit(path: Path, expected: str | None, claims: Path | None, root: Path | No
     from prereg_moe import ledger
     from prereg_moe.auditing import audit as audit_
     from prereg_moe.claims import check_claims, read_manuscript
+    from prereg_moe.trust import Known
 
     said = read_manuscript(claims) if claims else ()
+    friends = Known.read(known) if known else Known()
     with _audited(path, root) as (registry, ids), show.waiting("recomputing", as_json):
         checked = check_claims(registry, said)
-        known = {seal.registration for seal in ledger.examine(registry.ledger())[0]}
-        ids += sorted({one.registration for one in said} & known - set(ids))  # a verdict counts if its audit holds
-        results = [audit_(registry, id_, expected_head=expected) for id_ in ids]
+        sealed = {seal.registration for seal in ledger.examine(registry.ledger())[0]}
+        ids += sorted({one.registration for one in said} & sealed - set(ids))  # a verdict counts if its audit holds
+        results = [audit_(registry, id_, expected_head=expected, known=friends) for id_ in ids]
     code = next((code for code in (3, 4, 5, 2) if any(result.exit_code == code for result in results)), 0)
     code = code or int(any(one.outcome != "supported" for one in checked))
     document = {"exit_code": code, "registrations": [show.audit_json(result) for result in results]}

@@ -287,6 +287,7 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe import ledger
     from prereg_moe.freezing import freeze as freeze_
     from prereg_moe.freezing import unmet_demands
+    from prereg_moe.frozen import challenged
     from prereg_moe.record import unreachable
     from prereg_moe.registry import now
     from prereg_moe.standing import standing
@@ -299,13 +300,15 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     stands = standing(registry, id_, seals)
     shared = [*stands.shared(), *unreachable(frozen, stands.shared_by)]
     inference = frozen.registration.inference
+    conditions = None if challenged(frozen.registration) else len(frozen.plan)
     lines = [
         f"frozen {frozen.digest}",
-        f"{len(frozen.plan)} conditions; alpha {inference.alpha}, {inference.resamples} resamples, "
+        (f"{conditions} conditions" if conditions else "the null draws wait for a reviewer's challenge to this digest")
+        + f"; alpha {inference.alpha}, {inference.resamples} resamples, "
         f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
         *(f"[yellow]warning:[/] {escape(line)}" for line in [*unmet, *shared]),
         f"head {head}",
     ]
-    document = {"registration": frozen.digest, "conditions": len(frozen.plan), "head": head, "unmet": unmet}
+    document = {"registration": frozen.digest, "conditions": conditions, "head": head, "unmet": unmet}
     document["shared"] = shared
     show.say(document, lines, as_json)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -210,12 +211,19 @@ def show_audit(result: Any) -> None:
     """Print the numbered findings of an audit."""
     out.print(f"[bold]{escape(result.registration)}[/], head {result.head}")
     for finding in result.findings:
-        out.print(f"{finding.step:2} {finding.name:18} [{_OUTCOME[finding.outcome]}]{finding.outcome}[/]")
-        for detail in finding.details:
-            out.print(f"   {escape(detail)}", style="dim" if finding.outcome == "holds" else "")
-    out.print(
-        "This shows that the record agrees with itself and with the head given, not that nothing was run before it."
-    )
+        _show_finding(finding)
+    if result.tiers:
+        out.print("What backs it, and what each part proves:")
+    for tier in result.tiers:
+        _show_finding(tier.finding)
+        if tier.finding.outcome == "holds":
+            out.print(f"   proves: {escape(tier.proves)}\n   does not prove: {escape(tier.does_not_prove)}")
+
+
+def _show_finding(finding: Any) -> None:
+    out.print(f"{finding.step:2} {finding.name:18} [{_OUTCOME[finding.outcome]}]{finding.outcome}[/]")
+    for detail in finding.details:
+        out.print(f"   {escape(detail)}", style="dim" if finding.outcome == "holds" else "")
 
 
 def audit_json(result: Any) -> dict[str, Any]:
@@ -224,11 +232,16 @@ def audit_json(result: Any) -> dict[str, Any]:
         "registration": result.registration,
         "head": result.head,
         "exit_code": result.exit_code,
-        "findings": [
-            {"step": f.step, "name": f.name, "outcome": f.outcome, "details": list(f.details), "exit_code": f.exit_code}
-            for f in result.findings
+        "findings": [_finding_json(finding) for finding in result.findings],
+        "tiers": [
+            _finding_json(tier.finding) | {"proves": tier.proves, "does_not_prove": tier.does_not_prove}
+            for tier in result.tiers
         ],
     }
+
+
+def _finding_json(finding: Any) -> dict[str, Any]:
+    return {**asdict(finding), "details": list(finding.details)}
 
 
 def show_claims(checked: Sequence[Any]) -> None:

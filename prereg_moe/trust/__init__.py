@@ -16,7 +16,7 @@ Everything goes by files, so a machine without a network can be used. Keys are E
 from __future__ import annotations
 
 from prereg_moe.trust.challenges import answer_challenge, give_nonce, seed_given
-from prereg_moe.trust.keys import fingerprint, make_key, read_private
+from prereg_moe.trust.keys import fingerprint, make_key, read_private, read_small
 from prereg_moe.trust.known import Known
 from prereg_moe.trust.sealing import keep_stamp, request_stamp, sign
 from prereg_moe.trust.tiers import TIERS, Tier, look
@@ -32,6 +32,7 @@ __all__ = [
     "look",
     "make_key",
     "read_private",
+    "read_small",
     "request_stamp",
     "seed_given",
     "sign",

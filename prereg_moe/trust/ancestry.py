@@ -102,12 +102,11 @@ def look(root: Path, id_: str, frozen: Frozen) -> Iterator[str]:
         Deviated: evidence was committed without the freeze behind it.
     """
     git = _Git(root)
-    shallow, _, prefix = git.ask("rev-parse", "--is-shallow-repository", "--show-prefix").partition("\n")
-    if shallow == "true":
+    if git.ask("rev-parse", "--is-shallow-repository") == "true":
         raise NotDue("the clone is shallow, its history is cut off: `git fetch --unshallow`, then audit again")
     path = f"registrations/{id_}/frozen.json"
     blob = git.blob(root / path)
-    history = git.history(f"{prefix.strip()}{path}", f"{prefix.strip()}reports/{id_}/")
+    history = git.history(path, f"reports/{id_}/")
     freezes = history.frozen.get(blob)
     if not freezes:
         raise NotDue("frozen.json as it lies here is in no commit")
@@ -187,14 +186,13 @@ class _Git:
     def history(self, frozen: str, reports: str) -> History:
         """Return the commits of all branches that touch a frozen registration or its reports."""
         head = ["HEAD"] if self.ask("rev-parse", "-q", "--verify", "HEAD^{commit}", fails=True) else []
-        paths = ["--", f":(top,literal){frozen}", f":(top,literal){reports}"]
+        paths = ["--", f":(literal){frozen}", f":(literal){reports}"]
         listed = self.ask("rev-list", "--all", *head, "--full-history", "--topo-order", "--parents", *paths)
         rows = [line.split() for line in listed.splitlines()]
         parents = {commit: tuple(behind) for commit, *behind in rows}
         commits = "".join(f"{commit}\n" for commit in parents)
-        raw = self.ask(
-            "diff-tree", "--stdin", "-r", "-c", "--root", "--no-renames", "--no-abbrev", *paths, given=commits
-        )
+        form = ("--stdin", "-r", "-c", "--root", "--no-renames", "--no-abbrev", "--relative")
+        raw = self.ask("diff-tree", *form, *paths, given=commits)
         return _brought(parents, raw, frozen)
 
     def standing(self, freezes: Iterable[str]) -> Iterator[str]:
@@ -207,9 +205,9 @@ class _Git:
         else:
             yield "not pushed as far as this clone knows: nobody else holds this history, so it can be rewritten"
         upstream = self.ask("rev-parse", "-q", "--verify", "@{upstream}", fails=True)
-        if upstream and self.ask("rev-list", "--count", f"HEAD..{upstream}", fails=True) not in ("", "0"):
-            if self.ask("rev-list", "--count", f"{upstream}..HEAD", fails=True) not in ("", "0"):
-                yield "this history and the pushed one have parted: one was rewritten, or they are not merged"
+        ways = (f"HEAD..{upstream}", f"{upstream}..HEAD") if upstream else ()
+        if ways and all(self.ask("rev-list", "--count", way) != "0" for way in ways):
+            yield "this history and the pushed one have parted: one was rewritten, or they are not merged"
 
 
 def _brought(parents: Mapping[str, tuple[str, ...]], raw: str, path: str) -> History:

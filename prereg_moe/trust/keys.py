@@ -128,7 +128,7 @@ def public_key(text: str, where: str) -> Ed25519PublicKey:
         key = load_pem_public_key(data) if "BEGIN" in text else load_ssh_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise Invalid(
-            Problem(where, f"holds no public key ({error})", "a line that begins with ssh-ed25519")
+            Problem(where, f"holds no public key ({error})", "give a line like ssh-ed25519 AAAA...")
         ) from error
     if not isinstance(key, Ed25519PublicKey):
         raise Invalid(Problem(where, "holds a key that is not Ed25519", _KEYGEN))
@@ -181,11 +181,12 @@ def decode(data: bytes, where: str, kind: str) -> Statement:
         statement = canonical.loads(base64.b64decode(envelope["payload"], validate=True), where)
         [subject] = statement["subject"]
         digest, predicate = subject["digest"]["sha256"], statement["predicate"]
-        known = envelope["payloadType"] == PAYLOAD and statement["_type"] == STATEMENT
-        if not known or statement["predicateType"] != kind or not isinstance(predicate["key"], str):
-            raise ValueError(f"another kind than {kind}")
+        kinds = (envelope["payloadType"], statement["_type"], statement["predicateType"])
+        known = kinds == (PAYLOAD, STATEMENT, kind) and isinstance(predicate["key"], str)
     except (ValueError, KeyError, TypeError) as error:
-        raise Tampered(Problem(where, f"is no signed statement ({error})", "restore it")) from error
+        raise Tampered(Problem(where, f"is no signed statement ({error!r})", "restore it")) from error
+    if not known:
+        raise Tampered(Problem(where, f"is a statement of another kind than {kind}", "restore it"))
     return Statement(f"sha256:{digest}", predicate)
 
 

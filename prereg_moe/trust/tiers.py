@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Deviated, Problem, Tampered
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.findings import Finding, NotDue, find
 from prereg_moe.frozen import Frozen, challenged
 from prereg_moe.registry import Registry, read_bytes
@@ -42,6 +42,9 @@ TIERS = {
         "that the families' own scores are not older; that the reviewer is a stranger, and gave one nonce only",
     ),
 }
+
+
+_FAULTS = (Invalid, Tampered, NotCheckable, Deviated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,15 @@ class _Case:
         failing = [finding for finding in self.findings if finding.outcome == "fails"]
         if failing:
             where = f"step{'s' if len(failing) > 1 else ''} {', '.join(str(finding.step) for finding in failing)}"
-            raise {3: Tampered, 5: Deviated}.get(failing[0].exit_code, NotDue)(f"{where}: see above")
+            raise next(fault for fault in _FAULTS if fault.exit_code == failing[0].exit_code)(f"{where}: see there")
         open_ = [f"{finding.step} ({finding.name})" for finding in self.findings if finding.outcome == "unchecked"]
         yield f"{len(self.findings) - len(open_)} steps hold" + (f"; unchecked: {', '.join(open_)}" if open_ else "")
 
     def order(self) -> Iterator[str]:
-        yield from ancestry.look(self.registry.root, self.id, self.read())
+        yield from ancestry.look(self.registry.root, self.id, self._frozen())
 
     def signature(self) -> Iterator[str]:
-        frozen, lines = self.read(), self._lines()
+        frozen, lines = self._frozen(), self._lines()
         files = self._added("signature-")
         if not files:
             raise NotDue(f"nobody signed it (`prereg-moe trust sign {self.id} --key KEY`)")
@@ -125,7 +128,7 @@ class _Case:
         for name, data in files:
             statement, who = opened(data, name, SIGNATURE)
             head = statement.predicate.get("head")
-            if statement.subject != frozen.digest and statement.subject not in self._superseded():
+            if statement.subject != frozen.digest and statement.subject not in self._freezes():
                 raise Tampered(Problem(name, "signs another registration", "it was put here from elsewhere"))
             if head not in lines:
                 raise Tampered(Problem(name, f"signs a ledger with the head {head}", "this ledger was rewritten since"))
@@ -140,8 +143,8 @@ class _Case:
         yield from (f"{problem}; left out" for problem in strangers)
 
     def stamp(self) -> Iterator[str]:
-        frozen, lines = self.read(), self._lines()
-        freeze = next(n for n, seal in enumerate(self.seals, 1) if seal.body.get("digest") == frozen.digest)
+        frozen, lines = self._frozen(), self._lines()
+        freeze = min(n for n, seal in enumerate(self.seals, 1) if seal.body.get("digest") == frozen.digest)
         stamps = [(name, data, read_stamp(data, name)) for name, data in self._added("timestamp-")]
         if not stamps:
             raise NotDue(f"nobody stamped it (`prereg-moe trust timestamp {self.id} --request FILE`)")
@@ -164,7 +167,7 @@ class _Case:
             yield f"{words}: " + ("an authority you know" if reason is None else "none you gave, so it does not count")
 
     def challenge(self) -> Iterator[str]:
-        frozen = self.read()
+        frozen = self._frozen()
         if not challenged(frozen.registration):
             raise NotDue("none is registered: the null draws follow from a seed its author chose")
         seal = next((one for one in self.seals if (one.kind, one.registration) == ("challenge", self.id)), None)
@@ -186,6 +189,12 @@ class _Case:
             raise NotDue(f"{who} signed the registration as well: a challenge by its author proves nothing")
         yield f"{who} gave the nonce, by their word at {statement.predicate.get('time')}{self._whose(who)}"
 
+    def _frozen(self) -> Frozen:
+        frozen = self.read()
+        if frozen.digest not in self._freezes():
+            raise Tampered(Problem("frozen.json", "is not the file that was sealed", "restore it"))
+        return frozen
+
     def _lines(self) -> dict[str, int]:
         return {seal.digest: number for number, seal in enumerate(self.seals, 1)}
 
@@ -205,8 +214,8 @@ class _Case:
         statements = [decode(data, name, SIGNATURE) for name, data in self._added("signature-")]
         return {fingerprint(public_key(one.predicate["key"], "signature")) for one in statements}
 
-    def _superseded(self) -> set[str]:
-        """Return the digests of what was frozen under this id before."""
+    def _freezes(self) -> set[str]:
+        """Return the digests of what was ever frozen under this id; all but the last were superseded."""
         own = [seal for seal in self.seals if seal.registration == self.id and seal.kind == "freeze"]
         return {str(seal.body.get("digest")) for seal in own}
 

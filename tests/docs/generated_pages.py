@@ -43,6 +43,12 @@ COMMANDS = (
     "audit",
     "bundle",
     "attack",
+    "trust",
+    "trust keygen",
+    "trust sign",
+    "trust timestamp",
+    "trust challenge",
+    "trust nonce",
 )
 _WIDTH = 100
 
@@ -83,10 +89,19 @@ def cli_page() -> str:
         " [concepts.md](concepts.md#exit-codes); a study from beginning to end in [tutorial.md](tutorial.md).\n",
     ]
     for name in COMMANDS:
-        command = cli.commands[name]
+        command = command_named(name)
         context = click.Context(command, info_name=name, parent=group, terminal_width=_WIDTH, **cli.context_settings)
         parts.append(_help(f"prereg-moe {name}", command.get_help(context)))
     return "\n".join(parts)
+
+
+def command_named(name: str) -> click.Command:
+    """Return a command by its name, that of a group before it: ``trust sign``."""
+    command: click.Command = cli
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
 
 
 def _help(name: str, text: str) -> str:
