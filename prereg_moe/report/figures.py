@@ -4,7 +4,7 @@
     null-BLOCK      every random expert set, and the family's place among them
     matrix-MODEL-MEASURE  what masking each family does to each axis
     families-MODEL  which experts of which layers the families are
-    curve-BLOCK-FAMILY  the specification curve with its registered grid, where a multiverse is registered
+    curve-MULTIVERSE-FAMILY  a specification curve over its registered grid, where a multiverse is registered
 
 Widths suit one column of a paper and a phone. A figure of a claim that measured nothing is left out.
 """
@@ -37,6 +37,7 @@ def draw(seen: Mapping[str, Any]) -> tuple[Drawing, ...]:
         *(_nulls(block) for block in seen["tests"] if _compared(block)),
         *(_matrix(table, seen) for table in seen["matrices"]),
         *(_map(model, families) for model, families in _by_model(seen).items()),
+        *(_curve(entry, seen) for entry in seen["document"].get("multiverse", ()) if _shown(entry)),
     )
 
 
@@ -250,6 +251,100 @@ def _map(model: str, families: Sequence[_Entry]) -> Drawing:
     )
     title = f"Where the families are ({model})"
     return Drawing(_name("families", model), title, caption, WIDTH, bottom + 32, tuple(marks))
+
+
+_DIMENSIONS = ("measure", "rule", "correction", "interval", "null", "gates")
+_VERDICTS = ("CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID")
+
+
+def _shown(entry: _Entry) -> list[_Entry]:
+    """Return the specifications in the registered measure's unit, by rising estimate."""
+    known = [one for one in entry["specifications"] if one["comparable"] and one["estimate"] is not None]
+    return sorted(known, key=lambda one: float(one["estimate"]))
+
+
+def _curve(entry: _Entry, seen: Mapping[str, Any]) -> Drawing:
+    shown = _shown(entry)
+    unit = next(block["unit"] for block in seen["blocks"] if block["id"] == entry["block"])
+    left, top, high = 104.0, 22.0, 120.0
+    step = (WIDTH - left) / len(shown)
+    xs = [left + step * (n + 0.5) for n in range(len(shown))]
+    scale = _Scale.over((one[end] for one in shown for end in ("estimate", "low", "high")), top + high, top)
+    marks: list[Mark] = [*_curve_key(shown)]
+    for tick in scale.ticks():
+        marks.append(Line(left, scale(tick), WIDTH, scale(tick), "muted" if tick == 0 else "grid"))
+        marks.append(Label(left - 6, scale(tick), f"{tick:.6g}".replace("-", "−"), "muted", "end", 10))
+    marks.append(Label(8, top + high / 2, f"effect, {unit}", "muted", "middle", 10, upright=True))
+    registered = next((x for x, one in zip(xs, shown, strict=True) if one["registered"]), None)
+    rows = _choices(shown)
+    bottom = top + high + 12 + 13.0 * len(rows)
+    if registered is not None:
+        marks.append(Line(registered, top - 4, registered, bottom, "text", 0.8, dashed=True))
+    for verdict in _VERDICTS:
+        those = [(x, one) for x, one in zip(xs, shown, strict=True) if one["verdict"] == verdict]
+        if those:
+            marks += _curve_points(those, scale, rows, top + high + 12, verdict, min(2.2, max(0.6, step / 2.6)))
+    for number, (dimension, choice) in enumerate(rows):
+        first = number == 0 or rows[number - 1][0] != dimension
+        y = top + high + 12 + 13.0 * (number + 0.5)
+        marks.append(Label(left - 6, y, _short(choice), "text", "end", 9))
+        if first:
+            marks.append(Label(0, y, dimension, "muted", size=9))
+    return Drawing(
+        _name("curve", entry["id"], entry["family"]),
+        f"Specification curve, {entry['family']} ({entry['id']})",
+        f"Effect on the family's own axis, {unit}, + is harm, of claim {entry['claim']} in the {len(shown)} of"
+        f" {len(entry['specifications'])} registered specifications that share the registered measure's unit, by rising"
+        f" effect, with {seen['level']} intervals; below, the choices of each, in the colour of its verdict. The dashed"
+        f" line is the registered one. {entry['fragility']['statement']}.",
+        WIDTH,
+        bottom + 6,
+        tuple(marks),
+    )
+
+
+def _curve_points(
+    those: Sequence[tuple[float, _Entry]],
+    scale: _Scale,
+    rows: Sequence[tuple[str, str]],
+    top: float,
+    verdict: str,
+    radius: float,
+) -> Iterator[Mark]:
+    thin = max(0.4, radius * 0.5)
+    bars = tuple(
+        (x - thin / 2, scale(one["high"]), thin, scale(one["low"]) - scale(one["high"]))
+        for x, one in those
+        if one["low"] is not None and one["high"] is not None
+    )
+    if bars:
+        yield Rects(bars, verdict, faint=True)
+    yield Dots(tuple((x, scale(one["estimate"])) for x, one in those), radius, verdict)
+    chosen = tuple(
+        (x, top + 13.0 * (number + 0.5))
+        for x, one in those
+        for number, (dimension, choice) in enumerate(rows)
+        if one[dimension] == choice
+    )
+    if chosen:
+        yield Dots(chosen, radius, verdict)
+
+
+def _curve_key(shown: Sequence[_Entry]) -> Iterator[Mark]:
+    x = 4.0
+    for verdict in _VERDICTS:
+        count = sum(one["verdict"] == verdict for one in shown)
+        if count:
+            text = f"{verdict.lower()} ({count})"
+            yield Dot(x, 9, 3, verdict)
+            yield Label(x + 8, 9, text, "muted", size=10)
+            x += 24 + 5.6 * len(text)
+
+
+def _choices(shown: Sequence[_Entry]) -> list[tuple[str, str]]:
+    """Return the (dimension, choice) pairs the specifications differ by."""
+    found = {name: sorted({one[name] for one in shown if one.get(name) is not None}) for name in _DIMENSIONS}
+    return [(name, choice) for name, choices in found.items() if len(choices) > 1 for choice in choices]
 
 
 def _holders(families: Sequence[_Entry]) -> dict[tuple[int, int], list[int]]:
