@@ -135,16 +135,15 @@ def _forest_key(block: _Entry) -> Iterator[Mark]:
 
 def _forest_caption(block: _Entry, seen: Mapping[str, Any]) -> str:
     draws = _draws(block)
-    return " ".join(
-        [
-            f"Effect of masking each family of model {block['model']}, {block['unit']}, + is harm: on its own axis",
-            "(disc) and on the worst other axis (ring).",
-            f"Lines are {seen['level']} {seen['interval_kind']} intervals; n = {_n(block['verdicts'])} an axis.",
-            f"Grey: range and mean of {draws} random expert sets on the family's axis." if draws else "",
-            f"Dashed: on-target effect / κ with κ = {block['kappa']:g}." if block["kappa"] is not None else "",
-            "‡: knife-edge." if any(map(_edge, block["verdicts"])) else "",
-        ]
-    )
+    sentences = [
+        f"Effect of masking each family of model {block['model']}, {block['unit']}, + is harm: on its own axis",
+        "(disc) and on the worst other axis (ring).",
+        f"Lines are {seen['level']} {seen['interval_kind']} intervals; n = {_n(block['verdicts'])} an axis.",
+        f"Grey: range and mean of {draws} random expert sets on the family's axis." if draws else "",
+        f"Dashed: on-target effect / κ with κ = {block['kappa']:g}." if block["kappa"] is not None else "",
+        "‡: knife-edge." if any(map(_edge, block["verdicts"])) else "",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def _nulls(block: _Entry) -> Drawing:
