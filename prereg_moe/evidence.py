@@ -94,6 +94,7 @@ def document(
     plan: str,
     proof: Mapping[str, Any] | None,
     environment: Mapping[str, Any],
+    engine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return a condition's evidence as the JSON document that is written.
 
@@ -102,6 +103,7 @@ def document(
         plan: digest of the tokenised requests.
         proof: what the intervention's guards counted, None for the baseline.
         environment: what can change a value.
+        engine: what the engine says of itself and of its check; None for `stock`, which has nothing to say.
 
     Raises:
         Deviated: the scores are not of the registered items.
@@ -124,6 +126,8 @@ def document(
         "proof": None if proof is None else dict(proof),
         "environment": dict(environment),
     }
+    if engine is not None:
+        made["engine"] = dict(engine)
     _raise(_problems(frozen, condition, made, "evidence"))
     return made
 
@@ -189,7 +193,7 @@ def _raise(problems: Sequence[PreregError]) -> None:
 def _problems(frozen: Frozen, condition: Condition, made: Any, where: str) -> list[PreregError]:
     if (
         not isinstance(made, dict)
-        or set(made) != _KEYS
+        or set(made) - {"engine"} != _KEYS
         or made["schema"] != SCHEMA
         or not isinstance(made["axes"], dict)
     ):
@@ -202,7 +206,22 @@ def _problems(frozen: Frozen, condition: Condition, made: Any, where: str) -> li
     per_token = frozen.registration.measures[condition.measure].per == "token"
     for axis, column in made["axes"].items():
         problems += _axis(column, len(frozen.items(condition.measure)[axis]), f"{where}, {axis}", per_token=per_token)
+    problems += _engine(frozen, made.get("engine"), where)
     return problems + _proof(condition, made["proof"], where)
+
+
+def _engine(frozen: Frozen, record: Any, where: str) -> list[PreregError]:
+    """Return what is wrong with what an engine says of itself: `stock` says nothing, others how far `stock` lies."""
+    engine = frozen.registration.engine
+    if engine.kind == "stock" or (isinstance(record, dict) and record.get("computed_by") == "stock"):
+        wrong = engine.kind == "stock" and record is not None
+        return [Deviated(Problem(where, "was computed by another engine than registered"))] if wrong else []
+    check = record.get("check") if isinstance(record, dict) else None
+    largest = check.get("largest") if isinstance(check, dict) else None
+    if not isinstance(largest, (int, float)) or not 0 <= largest <= engine.tolerance:
+        found = f"its engine was checked as {check!r}"
+        return [Deviated(Problem(where, found, f"stock may lie {engine.tolerance:g} nats apart, and must be asked"))]
+    return []
 
 
 def _axis(column: Any, items: int, where: str, *, per_token: bool) -> list[PreregError]:

@@ -22,6 +22,7 @@ from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.engines import Case, Engine
 from prereg_moe.lab.engines.stock import Stock
+from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.harness import Harness
 from prereg_moe.lab.intervene import Intervention, Mask, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
@@ -34,6 +35,7 @@ __all__ = ["Session", "compute", "environment", "pin", "record", "rescore"]
 
 _PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
 _ATLAS_BATCH = 16
+_STOCK_BATCH = 32  # what HFLM computes at once where another engine is registered
 
 
 def pin(threads: int) -> None:
@@ -81,6 +83,7 @@ class Session:
                 harness.score(found.answers),
                 plan=harness.plan.digest,
                 proof=found.proof,
+                engine=found.record,
                 environment=self._around,
             )
             folder = self._registry.evidence(frozen.registration.id)
@@ -125,13 +128,14 @@ class _Bench:
     registration: Registration
     _moe: tuple[str, MoE, Any] | None = None
     _harness: tuple[tuple[str, str], Harness] | None = None
+    _engine: tuple[tuple[str, str], Engine] | None = None
 
     def path(self, source: str) -> Path:
         return find_source(source, self.registry.registration(self.registration.id), self.registry.root)
 
     def load(self, name: str) -> MoE:
         if self._moe is None or self._moe[0] != name:
-            self._moe = self._harness = None  # free the old model before the new one is loaded
+            self._moe = self._harness = self._engine = None  # free the old model before the new one is loaded
             spec = self.registration.models[name]
             model, tokenizer = load_model(
                 self.path(spec.source),
@@ -154,20 +158,36 @@ class _Bench:
                 moe.model,
                 self.tokenizer(model),
                 tasks_of(self.registration, name, self.path),
-                batch_size=engine.batch_size,
+                batch_size=engine.batch_size if engine.kind == "stock" else _STOCK_BATCH,
                 max_length=engine.max_length,
             )
             self._harness = ((model, name), made)
         return self._harness[1]
 
     def engine(self, model: str, measure: str) -> Engine:
-        harness = self.harness(model, measure)
+        if self._engine is None or self._engine[0] != (model, measure):
+            self._engine = ((model, measure), self._made(model, measure))
+        return self._engine[1]
+
+    def _made(self, model: str, measure: str) -> Engine:
+        moe, harness, settings = self.load(model), self.harness(model, measure), self.registration.engine
         if harness.plan.prompts and self.registration.measures[measure].per == "token":
             found = "divides by tokens that are scored, and its tasks generate text"
             raise Invalid(Problem(f"measures.{measure}.per", found, "register per: item"))
         if harness.plan.prompts:  # no engine writes text faster than the reference does
-            return Stock(self.load(model), harness.plan.prompts, harness.write)
-        return Stock(self.load(model), harness.plan.requests, harness.stock)
+            record = None if settings.kind == "stock" else {"computed_by": "stock", "not_shared": ["generated text"]}
+            return Stock(moe, harness.plan.prompts, harness.write, record)
+        if settings.kind == "stock":
+            return Stock(moe, harness.plan.requests, harness.stock)
+        return Sweep(
+            moe,
+            harness.plan.requests,
+            harness.stock,
+            max_length=harness.max_length,
+            batch_tokens=settings.batch_tokens,
+            check=settings.check,
+            tolerance=settings.tolerance,
+        )
 
     def items(self, corpus: str, axis: str, skip: int, count: int) -> list[dict[str, Any]]:
         spec = self.registration.corpora[corpus]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 __all__ = [
     "PLANNED",
@@ -50,6 +50,7 @@ __all__ = [
     "Rule",
     "ScenarioName",
     "SelectiveRule",
+    "SweepEngine",
     "TaskMeasure",
     "TopLift",
 ]
@@ -402,6 +403,25 @@ class Engine(Part):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
+class SweepEngine(Part):
+    """Computes what `stock` computes, with all shared that conditions share, and checks itself against it."""
+
+    kind: Literal["sweep"]
+    batch_tokens: Annotated[int, Field(ge=16)] = 4096
+    pack: Annotated[int, Field(ge=1, le=1024)] = 24
+    check: Annotated[int, Field(ge=1, le=1024)] = 4
+    tolerance: Annotated[float, Field(gt=0)] = 0.001
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    threads: Annotated[int, Field(ge=1)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+def _engine_kind(value: object) -> str:
+    """Return the kind of an engine; one that names none is the reference."""
+    kind = value.get("kind", "stock") if isinstance(value, dict) else getattr(value, "kind", "stock")
+    return str(kind)
+
+
 class Stopping(Part):
     """When data collection ends: ``fixed`` runs every registered condition and looks once."""
 
@@ -479,7 +499,9 @@ class Registration(Part):
     replication: tuple[Replication, ...] = ()
     multiverse: Annotated[tuple[Multiverse, ...], Field(min_length=1)] | None = None
     inference: Inference
-    engine: Engine = Engine()
+    engine: Annotated[
+        Annotated[Engine, Tag("stock")] | Annotated[SweepEngine, Tag("sweep")], Discriminator(_engine_kind)
+    ] = Engine()
     stopping: Stopping = Stopping()
     diagnosis: Diagnosis | None = None
     report: Report = Report()

@@ -15,10 +15,11 @@ def packs(frozen: Frozen) -> list[tuple[str, ...]]:
     A pack is of one model and one measure. `stock` computes every condition alone; `sweep` shares a
     baseline's computation among as many conditions as ``engine.pack`` says, spread evenly.
     """
+    engine = frozen.registration.engine
     groups: dict[tuple[str, str], list[str]] = {}
     for digest, condition in frozen.plan.items():
         groups.setdefault((condition.model, condition.measure), []).append(digest)
-    size = 1
+    size = 1 if engine.kind == "stock" else engine.pack
     return [pack for digests in groups.values() for pack in _evenly(digests, size)]
 
 

@@ -19,12 +19,20 @@ class Stock:
         moe: the model.
         requests: the planned requests, or the planned prompts.
         score: HFLM's answers to them, as the model stands now (`Harness.stock`, `Harness.write`).
+        record: what the evidence says of the engine, where another one was registered.
     """
 
-    def __init__(self, moe: MoE, requests: Sequence[Any], score: Callable[[Sequence[Any]], Mapping[Any, Any]]) -> None:
+    def __init__(
+        self,
+        moe: MoE,
+        requests: Sequence[Any],
+        score: Callable[[Sequence[Any]], Mapping[Any, Any]],
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         self._moe = moe
         self._requests = requests
         self._score = score
+        self._record = record
 
     def answer(self, cases: Sequence[Case]) -> Iterator[Found]:
         """Yield what was computed for each case.
@@ -34,8 +42,8 @@ class Stock:
         """
         for case in cases:
             if not case.interventions:
-                yield Found(self._score(self._requests), None)
+                yield Found(self._score(self._requests), None, self._record)
                 continue
             with intervene(self._moe, *case.interventions) as session:
                 answers = self._score(self._requests)
-            yield Found(answers, session.proof().to_dict())
+            yield Found(answers, session.proof().to_dict(), self._record)

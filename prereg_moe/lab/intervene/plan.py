@@ -230,10 +230,11 @@ def _compile_layer(layer: MoELayer, entries: Sequence[_Entry], conditions: int, 
     edits = tuple(_edit(one, layer, device) for one in here if isinstance(one.operator, CellEdit))
     live = [_starve(layer, masks, number, top_k or layer.top_k, faults) for number in range(conditions)]
     faults += _overforced(layer, forced, conditions, top_k or layer.top_k)
+    rules = _rules(masks, layer, conditions, device)
     return LayerPlan(
         layer,
-        masks=_rules(masks, layer, conditions, device),
-        renorm=_rules(gated, layer, conditions, device),
+        masks=rules,
+        renorm=rules if gated == masks else _rules(gated, layer, conditions, device),
         forced=_rules(forced, layer, conditions, device),
         top_k=None if top_k == layer.top_k else top_k,
         noises=tuple(_edit(one, layer, device) for one in here if isinstance(one.operator, RouterNoise)),
