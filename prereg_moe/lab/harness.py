@@ -180,9 +180,13 @@ class Harness:
             Deviated: a task's documents are not the registered items.
             Invalid: a task has no such metric.
         """
-        self._scorer.answers = answers
-        samples = self._tasks.evaluate(self._scorer)
+        samples = self.samples(answers)
         return {spec.axis: self._scores(spec, samples[spec.name]) for spec in self._tasks.specs}
+
+    def samples(self, answers: Mapping[Request, Answer] | Mapping[Prompt, str]) -> dict[str, list[Sample]]:
+        """Return task name -> lm-eval's samples, scored by lm-eval from the answers."""
+        self._scorer.answers = answers
+        return self._tasks.evaluate(self._scorer)
 
     def _make_plan(self) -> Plan:
         self._tasks.evaluate(self._scorer)  # documents and metrics are checked before anything is computed
