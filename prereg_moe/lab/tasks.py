@@ -74,9 +74,14 @@ class Tasks:
         return built
 
     def keep_requests(self) -> None:
-        """Build requests no more: they are the same every time, and a third of a condition's scoring."""
-        for task in self._loaded["tasks"].values():
+        """Build requests no more, nor read documents and targets: they are the same every time, and most of scoring."""
+        for spec in self.specs:
+            task = self._loaded["tasks"][spec.name]
             task.build_all_requests = partial(_reuse, task)
+            documents = list(task.doc_iterator(samples=_chosen(spec)))
+            targets = {id(document): task.doc_to_target(document) for _, document in documents}
+            task.doc_iterator = partial(_again, documents)
+            task.doc_to_target = partial(_known, targets, task.doc_to_target)
 
     def evaluate(self, lm: Any) -> dict[str, list[Sample]]:
         """Return task name -> lm-eval's samples of the registered items, answered by ``lm``.
@@ -85,7 +90,7 @@ class Tasks:
             Deviated: a task's documents are not the registered items.
             Invalid: a task has no such metric.
         """
-        chosen = {spec.name: list(range(spec.skip, spec.skip + len(spec.items))) for spec in self.specs}
+        chosen = {spec.name: _chosen(spec) for spec in self.specs}
         with quiet():
             results = lm_eval.evaluate(
                 lm=lm,
@@ -155,6 +160,22 @@ def _load(folder: Path, names: list[str], fewshot: int | None) -> Any:
             task.set_config("num_fewshot", fewshot or 0)
         task.set_fewshot_seed(_FEWSHOT_SEED)
     return tasks
+
+
+def _chosen(spec: TaskSpec) -> list[int]:
+    """Return the numbers of the registered items among a task's documents."""
+    return list(range(spec.skip, spec.skip + len(spec.items)))
+
+
+def _again(documents: list[tuple[int, Any]], **_: Any) -> Iterator[tuple[int, Any]]:
+    """Stand in for ``doc_iterator`` once it has read the documents; an edited one is seen by `_check`."""
+    return iter(documents)
+
+
+def _known(targets: Mapping[int, Any], compute: Callable[..., Any], document: Any, *more: Any, **named: Any) -> Any:
+    """Stand in for ``doc_to_target`` once the targets of the kept documents are known."""
+    known = not (more or named) and id(document) in targets
+    return targets[id(document)] if known else compute(document, *more, **named)
 
 
 def _reuse(task: Any, **_: Any) -> None:

@@ -203,7 +203,9 @@ def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
-def compare(naive: list[dict[str, list[dict[str, Any]]]], found: list[dict[str, list[dict[str, Any]]]]) -> dict[str, Any]:
+def compare(
+    naive: list[dict[str, list[dict[str, Any]]]], found: list[dict[str, list[dict[str, Any]]]]
+) -> dict[str, Any]:
     """How far the two lie apart."""
     apart, flips, scores, hashes = 0.0, 0, 0, 0
     for one, two in zip(naive, found, strict=True):

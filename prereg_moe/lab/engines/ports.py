@@ -73,6 +73,8 @@ class Ports:
                 Problem(type(self.model).__name__, "has no head of its own", "the stock engine needs none")
             )
         self._head = head
+        self.classes = 1  # of the head, once it has run
+        self.direct = False  # whether nothing comes after the head
         self._routed = {layer.index: layer for layer in moe.layers}
         self._run: Run | None = None
         self._extra: dict[int, int] = {}  # how many further values a layer returns
@@ -128,6 +130,8 @@ class Ports:
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (n, vocabulary) of final states (n, hidden), in float32, by the model's own last steps."""
+        if self.direct:
+            return self._head(states).float()
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
         with self._running(Run(start=len(self.layers), head=states)):
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits

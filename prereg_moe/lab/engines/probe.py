@@ -120,6 +120,9 @@ class _Probe:
         plain = self.ports.model(input_ids=self.ids.to(self.ports.model.device), use_cache=False).logits
         self.final = self._final(Run())
         logits = self.ports.logits(self.final)
+        self.ports.classes = logits.shape[-1]
+        self.ports.direct = True
+        self.ports.direct = torch.equal(self.ports.logits(self.final), logits)
         return self._close(logits, plain.reshape(-1, plain.shape[-1]).float())
 
     def _final(self, run: Run, ids: Tensor | None = None) -> Tensor:

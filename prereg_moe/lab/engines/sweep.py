@@ -378,14 +378,18 @@ class Sweep:
         """
         values, greedy = np.empty(len(pick)), np.empty(len(pick), dtype=bool)
         order = np.argsort(pick, kind="stable")
-        step = max(1, _LOGITS // int(self._ports.model.get_output_embeddings().weight.shape[0]))
+        step = max(1, _LOGITS // self._ports.classes)
         for low in range(0, len(states), step):
             logits = self._ports.logits(states[low : low + step])
             inside = order[slice(*np.searchsorted(pick[order], (low, low + step)))]
             at, wanted = (torch.from_numpy(one).to(logits.device) for one in (pick[inside] - low, target[inside]))
-            scores = logits[at, wanted] - torch.logsumexp(logits, -1)[at]
-            values[inside] = scores.double().cpu().numpy()
-            greedy[inside] = (logits.argmax(-1)[at] == wanted).cpu().numpy()
+            scores, top = logits[at, wanted], logits.amax(-1)
+            sure = scores == top[at]
+            if bool(sure.any()):  # of equals the first is taken, as stock does
+                sure[sure.clone()] = logits[at[sure]].argmax(-1) == wanted[sure]
+            total = logits.sub_(top[:, None]).exp_().sum(-1).log_() + top
+            values[inside] = (scores - total[at]).double().cpu().numpy()
+            greedy[inside] = sure.cpu().numpy()
         self.work.heads += len(states)
         return values, greedy
 
