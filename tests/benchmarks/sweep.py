@@ -190,10 +190,7 @@ def swept(setting: Setting, masks: Sequence[Mask]) -> tuple[list[dict[str, list[
         tolerance=TOLERANCE,
     )
     cases = [Case("baseline", ()), *(Case(f"{number}", (mask,)) for number, mask in enumerate(masks))]
-    found = []
-    for one in engine.answer(cases):
-        found.append(harness.samples(one.answers))
-    return found, engine.work
+    return [harness.samples(one.answers) for one in engine.answer(cases)], engine.work
 
 
 def cpu(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -252,7 +249,7 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     logging.disable(logging.ERROR)
     results, failed = {}, 0
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w", encoding="utf-8") as nothing:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w", encoding="utf-8") as nothing:
         for setting in (on_testbed(options.docs), on_choices(options.docs, Path(folder))):
             for kind, masks in kinds(setting.moe).items():
                 screen, sys.stderr = sys.stderr, nothing  # lm-eval's bars

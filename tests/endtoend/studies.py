@@ -57,6 +57,7 @@ claims:
   - {id: main, hypothesis: H, tier: confirmatory, model: subject, families: all, measure: nll, off: all, rule: modular}
   - {id: control, hypothesis: H, tier: control, model: other, families: all, measure: nll, off: all, rule: modular}
 inference: {alpha: 0.05, seed: "8"}
+engine: {kind: sweep, pack: 6}
 """
 
 

@@ -131,7 +131,8 @@ class Ports:
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (n, vocabulary) of final states (n, hidden), in float32, by the model's own last steps."""
         if self.direct:
-            return self._head(states).float()
+            straight: Tensor = self._head(states)
+            return straight.float()
         ids = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
         with self._running(Run(start=len(self.layers), head=states)):
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
