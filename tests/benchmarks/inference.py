@@ -1,8 +1,8 @@
 """Benchmarks of the statistics engine: ``python tests/benchmarks/inference.py [decision bca screen] [--full]``.
 
-Every comparison runs side by side in one process, and raw seconds are printed beside the ratios. Rivals that
-would take hours are measured on a slice, and the extrapolation is printed. Set OMP_NUM_THREADS=1 to measure
-one core. arch is compared where it is installed (it is no dependency of the project).
+Every comparison runs side by side in one process, and raw CPU seconds are printed beside the ratios: with
+OMP_NUM_THREADS=1 they are those of one core, whatever else the machine does. Rivals that would take hours are
+measured on a slice, and the extrapolation is printed. arch is compared where it is installed (it is no dependency of the project).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ out = sys.stdout.write
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    """Return the best wall time of several runs."""
+    """Return the best CPU time of several runs."""
     best = float("inf")
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     return best
 
 
@@ -128,9 +128,9 @@ def screen(*, full: bool) -> bool:
             yield f"axis {a}", np.random.default_rng(a).standard_normal((n, conditions), dtype=np.float32)
 
     generating = seconds(lambda: [None for _ in read()], 1)
-    start = time.perf_counter()
+    start = time.process_time()
     stats.screen(read(), resamples=resamples)
-    ours = (time.perf_counter() - start - generating) * 6 / axes
+    ours = (time.process_time() - start - generating) * 6 / axes
     peak = peak_mib()
     slice_ = next(read())[1][:, :64].astype(float)
     extent = "measured" if full else "from one axis of six"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
+from itertools import islice
 
-__all__ = ["Mutant", "mutants", "place_in_sample"]
+__all__ = ["Mutant", "mutants", "mutated", "place_in_sample"]
 
 _COMPARE = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -32,7 +32,8 @@ class Mutant:
         operator: the kind of change.
         before: the changed expression as it was.
         after: as it is now.
-        source: the whole module, changed.
+        place: number of the expression in the module.
+        change: number of the change to it.
     """
 
     module: str
@@ -40,7 +41,8 @@ class Mutant:
     operator: str
     before: str
     after: str
-    source: str
+    place: int
+    change: int
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -55,15 +57,18 @@ def place_in_sample(mutant: Mutant) -> bytes:
 
 def mutants(module: str, source: str) -> Iterator[Mutant]:
     """Yield every generic mutant of a module."""
+    for place, (node, function) in enumerate(_places(ast.parse(source), "module")):
+        for change, (operator, changed) in enumerate(_changes(node)):
+            yield Mutant(module, function, operator, ast.unparse(node), ast.unparse(changed), place, change)
+
+
+def mutated(mutant: Mutant, source: str) -> str:
+    """Return the source of the mutant's module with its change made."""
     tree = ast.parse(source)
-    places = list(_places(tree, "module"))
-    for number, (node, function) in enumerate(places):
-        for operator, changed in _changes(node):
-            copy = deepcopy(tree)
-            target = next(one for k, (one, _) in enumerate(_places(copy, "module")) if k == number)
-            _replace(copy, target, changed)
-            text = ast.unparse(ast.fix_missing_locations(copy))
-            yield Mutant(module, function, operator, ast.unparse(node), ast.unparse(changed), text)
+    target, _ = next(islice(_places(tree, "module"), mutant.place, None))
+    _, changed = next(islice(_changes(target), mutant.change, None))
+    _replace(tree, target, changed)
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _places(node: ast.AST, function: str) -> Iterator[tuple[ast.AST, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from named import NAMED, Named
-from operators import Mutant, mutants, place_in_sample
+from operators import Mutant, mutants, mutated, place_in_sample
 from trial import ROOT, copy_of_the_package, run
 
 PAGE, LISTED = ROOT / "docs" / "mutation.md", Path(__file__).parent / "survivors.toml"
@@ -105,7 +105,8 @@ def test_generic_mistakes_are_noticed_or_explained(copy: Path) -> None:
     tried, survived = Counter[str](), dict.fromkeys(every[:0], "")
     for mutant in every[:SAMPLE]:
         tried[mutant.module] += 1
-        if not killed(copy, mutant.module, mutant.source, own_tests(mutant.module), EVERYTHING):
+        source = mutated(mutant, (ROOT / "prereg_moe" / mutant.module).read_text("utf-8"))
+        if not killed(copy, mutant.module, source, own_tests(mutant.module), EVERYTHING):
             survived[mutant] = listed.get(mutant.key, "")
     write(every, tried, survived)
     assert [mutant.key for mutant, reason in survived.items() if not reason] == []

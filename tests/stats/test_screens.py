@@ -59,6 +59,29 @@ def test_max_t_is_over_the_conditions_of_all_axes():
         assert part.p_adjusted == pytest.approx((1 + (largest[:, None] >= part.t).sum(0)) / 201)
 
 
+@pytest.mark.parametrize("sides", ["two", "lower", "upper"])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "identical", "nearly identical"])
+def test_single_precision_changes_no_bit(kind, sides):
+    """The maximum is that of exact sums over all conditions, also where many of them are nearly the largest."""
+    from prereg_moe.stats.resample import on_grid, poisson_counts, stream
+    from prereg_moe.stats.screens import _largest, _standardised
+
+    rng = np.random.default_rng(1)
+    values = {
+        "normal": rng.normal(size=(300, 90)),
+        "heavy": rng.standard_t(2, size=(300, 90)) * 1e6,
+        "identical": np.tile(rng.normal(size=(300, 1)), 90),
+        "nearly identical": rng.normal(size=(300, 1)) + 1e-7 * rng.normal(size=(300, 90)),
+    }[kind]
+    scaled = _standardised(values)[2]
+    q, g = on_grid(scaled, 4 * 300 + 64)
+    weights = poisson_counts(stream(1), 300, 0, 200) - np.float32(1)
+    null = np.ldexp(weights.astype(float) @ q, -g)
+    turned = {"two": np.abs(null), "lower": null, "upper": -null}[sides]
+    got = _largest(weights, scaled.astype(np.float32), np.ascontiguousarray(q.T), g, sides)
+    assert got.tolist() == turned.max(axis=1).tolist()
+
+
 def test_ties_count_against():
     got = stats.screen({"a": [[-1.0], [1.0]]}, resamples=9999).axes[0]
     equal = 0.3085  # two Poisson(1) weights agree
