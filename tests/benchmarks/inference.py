@@ -2,7 +2,8 @@
 
 Every comparison runs side by side in one process, and raw CPU seconds are printed beside the ratios: with
 OMP_NUM_THREADS=1 they are those of one core, whatever else the machine does. Rivals that would take hours are
-measured on a slice, and the extrapolation is printed. arch is compared where it is installed (it is no dependency of the project).
+measured on a slice, and the extrapolation is printed. arch is compared where it is installed (it is no dependency of
+the project).
 """
 
 from __future__ import annotations
