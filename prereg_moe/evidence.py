@@ -134,14 +134,14 @@ def document(
 
 def manifest(files: Mapping[str, bytes]) -> dict[str, str]:
     """Return file name -> digest of evidence files, as ``evidence.json`` holds it."""
-    return {name: canonical.digest(data) for name, data in sorted(files.items())}
+    return {name: canonical.digest(files[name]) for name in sorted(files)}
 
 
 def gather(frozen: Frozen, files: Mapping[str, bytes]) -> Evidence:
     """Return the evidence in the files, which are exactly the planned ones.
 
     Args:
-        files: file name -> bytes.
+        files: file name -> bytes; a mapping may read them when they are asked for, and each is asked for once.
 
     Raises:
         NotCheckable: a planned condition has no file.
@@ -161,26 +161,26 @@ def gather(frozen: Frozen, files: Mapping[str, bytes]) -> Evidence:
     problems: list[PreregError] = [
         Deviated(Problem(n, "is not in the plan", "remove it")) for n in sorted(set(files) - set(planned))
     ]
-    documents: dict[str, dict[str, Any]] = {}
-    for name, condition in planned.items():
+    together = _Together()
+    values: dict[str, dict[str, NDArray[np.float64]]] = {}
+    digests: dict[str, str] = {}
+    for name, condition in planned.items():  # one file at a time: a study may be larger than memory
+        data = files[name]
+        digests[name] = canonical.digest(data)
         try:
-            documents[name] = canonical.loads(files[name], name)
+            made = canonical.loads(data, name)
         except Tampered as error:
             problems.append(error)
-        else:
-            problems += _problems(frozen, condition, documents[name], name)
-    if not problems:
-        problems += _together(documents)
-    _raise(problems)
-    values = {
-        condition.digest: {
-            axis: np.array(documents[name]["axes"][axis]["values"], dtype=np.float64)
-            for axis in frozen.registration.axes
-        }
-        for name, condition in planned.items()
-    }
-    environment = next(iter(documents.values()))["environment"]
-    return Evidence(canonical.digest(manifest({name: files[name] for name in planned})), values, environment, frozen)
+            continue
+        found = _problems(frozen, condition, made, name)
+        problems += found
+        if not found:
+            together.add(name, made)
+            values[condition.digest] = {
+                axis: np.array(made["axes"][axis]["values"], dtype=np.float64) for axis in frozen.registration.axes
+            }
+    _raise(problems or together.problems)
+    return Evidence(canonical.digest(dict(sorted(digests.items()))), values, together.environment, frozen)
 
 
 def _raise(problems: Sequence[PreregError]) -> None:
@@ -254,16 +254,22 @@ def _proof(condition: Condition, proof: Any, where: str) -> list[PreregError]:
     return []
 
 
-def _together(documents: Mapping[str, dict[str, Any]]) -> list[PreregError]:
-    """Return what keeps conditions from being compared: other environments, requests or token counts."""
-    problems: list[PreregError] = []
-    first = next(iter(documents.values()))
-    plans: dict[tuple[str, str], tuple[str, Any]] = {}
-    for name, made in documents.items():
-        if made["environment"] != first["environment"]:
-            problems.append(Deviated(Problem(name, "was computed in another environment", "run all conditions in one")))
+class _Together:
+    """Watches for what keeps conditions from being compared: other environments, requests or token counts."""
+
+    def __init__(self) -> None:
+        self.environment: Mapping[str, Any] = {}
+        self.problems: list[PreregError] = []
+        self._requests: dict[tuple[str, str], tuple[str, Any]] = {}
+
+    def add(self, name: str, made: Mapping[str, Any]) -> None:
+        if not self._requests:
+            self.environment = made["environment"]
+        elif made["environment"] != self.environment:
+            found = Problem(name, "was computed in another environment", "run all conditions in one")
+            self.problems.append(Deviated(found))
         group = (made["condition"]["model"], made["condition"]["measure"])
         requests = (made["plan"], {axis: column["tokens"] for axis, column in made["axes"].items()})
-        if plans.setdefault(group, requests) != requests:
-            problems.append(Deviated(Problem(name, "answers other requests than its baseline", "run it again")))
-    return problems
+        if self._requests.setdefault(group, requests) != requests:
+            found = Problem(name, "answers other requests than its baseline", "run it again")
+            self.problems.append(Deviated(found))

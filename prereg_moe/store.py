@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, evidence, ledger
@@ -26,7 +26,7 @@ def gather(registry: Registry, frozen: Frozen) -> Evidence:
         Tampered: a file is not the one sealed.
         Deviated: a file is not what was planned, or was never sealed.
     """
-    files = _files(registry.evidence(frozen.registration.id))
+    files = _Files(registry.evidence(frozen.registration.id))
     _only_sealed(files, manifest(registry, frozen.registration.id))
     return evidence.gather(frozen, files)
 
@@ -107,7 +107,7 @@ def finish(registry: Registry, frozen: Frozen, *, time: str) -> str:
         Tampered, Deviated: a file is not what was planned.
     """
     id_ = frozen.registration.id
-    files = _files(registry.evidence(id_))
+    files = _Files(registry.evidence(id_))
     gathered = evidence.gather(frozen, files)
     path = registry.reports(id_) / "evidence.json"
     canonical.write(path, evidence.manifest(files))
@@ -116,14 +116,27 @@ def finish(registry: Registry, frozen: Frozen, *, time: str) -> str:
     )
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    """Return file name -> bytes of the evidence folder; hidden files are unfinished writes."""
-    if not folder.is_dir():
-        return {}
-    return {path.name: read_bytes(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+class _Files(Mapping[str, bytes]):
+    """The files of an evidence folder by name, each read when it is asked for; hidden files are unfinished writes."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        self._paths = {path.name: path for path in found if not path.name.startswith(".")}
+
+    def __getitem__(self, name: str) -> bytes:
+        return read_bytes(self._paths[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __contains__(self, name: object) -> bool:  # the mixin would read the file
+        return name in self._paths
 
 
-def _only_sealed(files: dict[str, bytes], sealed: dict[str, str]) -> None:
+def _only_sealed(files: Mapping[str, bytes], sealed: dict[str, str]) -> None:
     """Compare evidence files with the sealed manifest; an edited file is graver than a missing or an added one."""
     edited = [name for name, digest in sealed.items() if name in files and canonical.digest(files[name]) != digest]
     if edited:

@@ -57,7 +57,7 @@ def test_any_changed_byte_of_sealed_evidence_is_named(finished: World, files: di
     sealed = store.manifest(finished.registry, ID)
     forged = files | {name: files[name][:at] + bytes([byte]) + files[name][at + 1 :]}
     with pytest.raises(Tampered) as caught:
-        store._as_sealed(forged, sealed)
+        store._only_sealed(forged, sealed)
     assert [problem.where for problem in caught.value.problems] == [name]
 
 
