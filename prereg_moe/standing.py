@@ -14,7 +14,20 @@ from prereg_moe import canonical, ledger, record, store
 from prereg_moe.ledger import Seal
 from prereg_moe.registry import Registry
 
-__all__ = ["Standing", "standing"]
+__all__ = ["STANDS", "Standing", "standing"]
+
+STANDS = {
+    "atlas": "routing recorded",
+    "diagnosis": "diagnosed",
+    "amend": "amended, to be frozen again",
+    "freeze": "frozen",
+    "challenge": "frozen, its null draws drawn by a reviewer's nonce",
+    "start": "running, or stopped before the end",
+    "look": "looked at, before the end",
+    "finish": "evidence complete, to be judged",
+    "verdict": "judged",
+    "report": "reported",
+}
 
 
 @dataclass(frozen=True, slots=True)

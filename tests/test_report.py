@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import AXES, World
 
-from prereg_moe import canonical, render
+from prereg_moe import canonical, render, templating
 from prereg_moe.errors import Invalid
 from prereg_moe.freezing import TEMPLATES
 from prereg_moe.report import cell, context, effect, interval, p_value, share, template_name, tex
+from prereg_moe.report.numbers import FILTERS
 
 HOSTILE = "A title\n\n# CONFIRMED\n\n| family | **CONFIRMED** | <script>x</script> \\input{/etc/passwd} $x$ 5% #1 ~ ^ _"
 
@@ -25,6 +26,10 @@ HOSTILE = "A title\n\n# CONFIRMED\n\n| family | **CONFIRMED** | <script>x</scrip
 @pytest.fixture(scope="module")
 def document(stages_of_a_world: dict[str, Path]) -> Any:
     return canonical.read(World(stages_of_a_world["judged"]).registry.reports("world") / "verdict.json")
+
+
+def test_the_filters_known_at_the_freeze_are_those_of_a_report() -> None:
+    assert set(FILTERS) == templating.FILTERS
 
 
 def template(format_: str) -> str:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from prereg_moe.atlas.view import Section
 
 __all__ = [
-    "STANDS",
     "audit_json",
     "claim_json",
     "err",
@@ -40,18 +39,6 @@ __all__ = [
 ]
 
 _STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
-STANDS = {
-    "atlas": "routing recorded",
-    "diagnosis": "diagnosed",
-    "amend": "amended, to be frozen again",
-    "freeze": "frozen",
-    "challenge": "frozen, its null draws drawn by a reviewer's nonce",
-    "start": "running, or stopped before the end",
-    "look": "looked at, before the end",
-    "finish": "evidence complete, to be judged",
-    "verdict": "judged",
-    "report": "reported",
-}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 _OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.markup import escape
@@ -14,6 +14,9 @@ from rich.markup import escape
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_option
 from prereg_moe.errors import PreregError
+
+if TYPE_CHECKING:
+    from prereg_moe.registry import Registry
 
 __all__ = ["demo", "report", "rescore", "run", "status", "verdict"]
 
@@ -163,7 +166,7 @@ def status(id_: str | None, root: Path | None, as_json: bool) -> None:
       prereg-moe status
     """
     from prereg_moe import ledger
-    from prereg_moe.standing import standing
+    from prereg_moe.standing import STANDS, standing
 
     registry = registry_of(root)
     data = registry.ledger()
@@ -171,7 +174,7 @@ def status(id_: str | None, root: Path | None, as_json: bool) -> None:
     folders = sorted(path.parent.name for path in (registry.root / "registrations").glob("*/registration.yaml"))
     names = [find_study(root, id_)[1]] if id_ else folders
     found = {name: standing(registry, name, seals) for name in names}
-    stages = {name: show.STANDS.get(one.stage or "", "written") for name, one in found.items()}
+    stages = {name: STANDS.get(one.stage or "", "written") for name, one in found.items()}
     lines = [
         line
         for name, one in found.items()
@@ -218,26 +221,43 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="[ID]", required=False)
 @click.option(
     "--format",
     "formats",
     help="Comma-separated: md, html, tex, bib, csv; figures as svg, pdf, png."
     " Default: every one whose template was frozen, and svg.",
 )
+@click.option("--index", is_flag=True, help="Write reports/index.html and .md over all registrations instead.")
 @root_option
 @json_option
-def report(id_: str, formats: str | None, root: Path | None, as_json: bool) -> None:
+def report(id_: str | None, formats: str | None, index: bool, root: Path | None, as_json: bool) -> None:
     """Render sealed verdicts by the frozen templates, and draw their figures.
 
     \b
     Example:
       prereg-moe report testbed --format html,tex,bib,pdf
+      prereg-moe report --index
     """
+    if index == (id_ is not None) or (index and formats):
+        raise click.UsageError("give an ID, or --index alone")
+    if id_ is None:
+        _index(registry_of(root), as_json)
+    else:
+        _report(*find_study(root, id_), formats, as_json)
+
+
+def _index(registry: Registry, as_json: bool) -> None:
+    from prereg_moe.indexing import write
+
+    written = [str(path) for path in write(registry)]
+    show.say({"files": written}, [f"wrote {escape(path)}" for path in written], as_json)
+
+
+def _report(registry: Registry, id_: str, formats: str | None, as_json: bool) -> None:
     from prereg_moe.registry import now
     from prereg_moe.stages import render
 
-    registry, id_ = find_study(root, id_)
     names = [name.strip() for name in formats.split(",")] if formats else None
     with show.waiting("rendering", as_json):
         written, head = render(registry, id_, names, time=now())

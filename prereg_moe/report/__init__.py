@@ -13,7 +13,7 @@ from typing import Any
 from prereg_moe import templating
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.report.contents import FLAGS, context
-from prereg_moe.report.numbers import FILTERS, cell, effect, interval, p_value, share, tex
+from prereg_moe.report.numbers import FILTERS, cell, csv, effect, interval, p_value, share, tex
 from prereg_moe.report.plotting import plot, plotter
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PLOTTED",
     "cell",
     "context",
+    "csv",
     "draw",
     "effect",
     "interval",
