@@ -175,6 +175,8 @@ def _amendable(registry: Registry, id_: str, stage: str | None) -> None:
     if stage in ledger.FOLLOWS["freeze"]:
         raise Deviated(Problem(id_, "is not frozen", "edit its registration.yaml; there is nothing to amend"))
     record_it = f"record what changed with `prereg-moe deviate {id_}`"
+    if stage == "challenge":
+        raise Deviated(Problem(id_, "cannot be amended: its null draws are known", "register a new study"))
     if stage not in ledger.FOLLOWS["amend"]:
         raise Deviated(Problem(id_, "cannot be amended: its run began", record_it))
     folder = registry.evidence(id_)

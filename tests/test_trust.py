@@ -27,6 +27,7 @@ from in_toto_attestation.v1.statement_pb2 import Statement as Message
 from world import DRAWS, ID, TIME, World
 
 from prereg_moe import canonical, ledger, trust
+from prereg_moe.amending import amend
 from prereg_moe.auditing import audit
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Tampered
 from prereg_moe.findings import Finding
@@ -594,6 +595,45 @@ def test_without_the_libraries_an_audit_says_what_it_did_not_check(waiting: Worl
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "prereg-moe[trust]" in done.stderr
+
+
+def test_an_amendment_takes_what_vouched_for_the_old_plan_with_it(frozen: World, tmp_path: Path) -> None:
+    trust.sign(frozen.registry, ID, AUTHOR, time=TIME)
+    amended = tmp_path / "registration.yaml"
+    amended.write_text(
+        (frozen.folder / "registration.yaml").read_text("utf-8").replace("kappa: 3", "kappa: 2"), "utf-8"
+    )
+    assert amend(frozen.registry, ID, amended, reason="a slip", time=TIME).frozen is not None
+    assert "nobody signed it" in tiers(frozen)["signature"].details[0]
+    trust.sign(frozen.registry, ID, AUTHOR, time=TIME)
+    assert tiers(frozen)["signature"].outcome == "holds"
+    assert audit(frozen.registry, ID, expected_head=head(frozen)).exit_code == 0
+    shutil.copy(frozen.folder / "superseded/1/trust/signature-1.json", frozen.folder / "trust/signature-2.json")
+    frozen.registry.seal("trust", ID, [frozen.folder / "trust/signature-2.json"], time=TIME)
+    assert "signs another registration" in tiers(frozen)["signature"].details[0]
+
+
+def test_nothing_is_amended_once_the_draws_are_known(waiting: World) -> None:
+    trust.answer_challenge(waiting.registry, ID, nonce(waiting), time=TIME)
+    with pytest.raises(Deviated, match="its null draws are known"):
+        amend(waiting.registry, ID, waiting.folder, reason="I do not like them", time=TIME)
+
+
+def test_a_bundle_carries_all_of_it(
+    run_cli: Callable[..., Any], waiting: World, authorities: SimpleNamespace, tmp_path: Path
+) -> None:
+    trust.sign(waiting.registry, ID, AUTHOR, time=TIME)
+    trust.answer_challenge(waiting.registry, ID, nonce(waiting), time=TIME)
+    stamp(waiting, authorities.one)
+    waiting.run()
+    waiting.judge()
+    assert run_cli("bundle", ID, tmp_path / "study.zip", "--root", waiting.root).code == 0
+    keys = public(tmp_path / "keys.pub", AUTHOR, REVIEWER)
+    known = "--known", keys, "--known", authorities.one.root
+    said = run_cli("audit", tmp_path / "study.zip", *known, "--json")
+    assert said.code == 0
+    outcomes = {tier["name"]: tier["outcome"] for tier in said.json["registrations"][0]["tiers"]}
+    assert [name for name, outcome in outcomes.items() if outcome != "holds"] == ["order in git"]
 
 
 # ------------------------------------------------------------------ the commands

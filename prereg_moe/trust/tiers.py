@@ -128,15 +128,14 @@ class _Case:
         for name, data in files:
             statement, who = opened(data, name, SIGNATURE)
             head = statement.predicate.get("head")
-            if statement.subject != frozen.digest and statement.subject not in self._freezes():
+            if statement.subject != frozen.digest:
                 raise Tampered(Problem(name, "signs another registration", "it was put here from elsewhere"))
             if head not in lines:
                 raise Tampered(Problem(name, f"signs a ledger with the head {head}", "this ledger was rewritten since"))
             if self.known.keys and who not in self.known.keys:
                 strangers.append(Problem(name, f"is signed by {who}", "that is no key you gave"))
                 continue
-            said = "" if statement.subject == frozen.digest else ", the plan before it was amended"
-            found.append(f"{who} signed {self._as_of(lines[head])}{said}{self._whose(who)}")
+            found.append(f"{who} signed {self._as_of(lines[head])}{self._whose(who)}")
         if strangers and not found:
             raise Tampered(strangers)
         yield from found
@@ -191,7 +190,8 @@ class _Case:
 
     def _frozen(self) -> Frozen:
         frozen = self.read()
-        if frozen.digest not in self._freezes():
+        freezes = [seal for seal in self.seals if seal.registration == self.id and seal.kind == "freeze"]
+        if not freezes or freezes[-1].body.get("digest") != frozen.digest:
             raise Tampered(Problem("frozen.json", "is not the file that was sealed", "restore it"))
         return frozen
 
@@ -213,11 +213,6 @@ class _Case:
     def _authors(self) -> set[str]:
         statements = [decode(data, name, SIGNATURE) for name, data in self._added("signature-")]
         return {fingerprint(public_key(one.predicate["key"], "signature")) for one in statements}
-
-    def _freezes(self) -> set[str]:
-        """Return the digests of what was ever frozen under this id; all but the last were superseded."""
-        own = [seal for seal in self.seals if seal.registration == self.id and seal.kind == "freeze"]
-        return {str(seal.body.get("digest")) for seal in own}
 
     def _as_of(self, line: int) -> str:
         kinds = [seal.kind for seal in self.seals[:line] if seal.registration == self.id]
