@@ -111,7 +111,8 @@ class _Case:
         failing = [finding for finding in self.findings if finding.outcome == "fails"]
         if failing:
             where = f"step{'s' if len(failing) > 1 else ''} {', '.join(str(finding.step) for finding in failing)}"
-            raise next(fault for fault in _FAULTS if fault.exit_code == failing[0].exit_code)(f"{where}: see there")
+            fault = next((one for one in _FAULTS if one.exit_code == failing[0].exit_code), Tampered)
+            raise fault(f"{where}: see there")
         open_ = [f"{finding.step} ({finding.name})" for finding in self.findings if finding.outcome == "unchecked"]
         yield f"{len(self.findings) - len(open_)} steps hold" + (f"; unchecked: {', '.join(open_)}" if open_ else "")
 
