@@ -32,7 +32,10 @@ FIRST = {
 
 def own_tests(module: str) -> tuple[str, ...]:
     """Return the tests that notice most mistakes in a module: its own, and the examples in it."""
-    own = FIRST.get(module, (f"tests/stats/test_{Path(module).stem}.py", "tests/stats/test_streams.py"))
+    own = FIRST.get(
+        module,
+        (f"tests/stats/test_{Path(module).stem}.py", "tests/stats/test_streams.py", "tests/stats/test_conventions.py"),
+    )
     return (*own, f"prereg_moe/{module}")
 
 
