@@ -149,7 +149,7 @@ class _Case:
         problems = [error for name, digest in {**files, **evidence}.items() for error in self._compare(name, digest)]
         problems += [
             Deviated(Problem(name, "is sealed by nobody", "remove it, or let the command that makes it seal it"))
-            for name in self._unsealed({**files, **evidence}, manifest=bool(evidence))
+            for name in self._unsealed({**files, **evidence}, manifest=bool(evidence) and not self._running())
         ]
         for kind in (Tampered, NotCheckable, Deviated):
             if any(isinstance(error, kind) for error in problems):
@@ -205,12 +205,15 @@ class _Case:
         yield f"{len(made['families'])} families and {draws} null draws"
 
     def evidence(self) -> Iterator[str]:
-        self._due("finish", "the run is not finished")
+        if self._running():
+            raise NotDue("the run is not finished")
+        self._due("finish", "look", otherwise="the run is not finished")
         gathered = self._gather()
         yield f"{len(gathered.values)} conditions, {gathered.digest}"
+        yield from self._looks(gathered)
 
     def verdict(self) -> Iterator[str]:
-        self._due("verdict", "there is no verdict yet")
+        self._due("verdict", otherwise="there is no verdict yet")
         data = read_bytes(self.registry.reports(self.id) / "verdict.json")
         *earlier, last = [
             (self._judge(self.seals[:n]), seal) for n, seal in enumerate(self.seals) if self._is(seal, "verdict")
@@ -226,7 +229,7 @@ class _Case:
             yield "a deviation was recorded since: it is to be judged again"
 
     def report(self) -> Iterator[str]:
-        self._due("report", "there is no report yet")
+        self._due("report", otherwise="there is no report yet")
         if ledger.stage(self.seals, self.id) != "report":
             raise NotDue("the report is of an earlier verdict; it is to be rendered again")
         frozen = self.read()
@@ -276,9 +279,26 @@ class _Case:
     def _is(self, seal: Seal, kind: str) -> bool:
         return seal.kind == kind and seal.registration == self.id
 
-    def _due(self, kind: str, otherwise: str) -> None:
-        if not any(self._is(seal, kind) for seal in self.seals):
+    def _running(self) -> bool:
+        return ledger.stage(self.seals, self.id) == "start"
+
+    def _due(self, *kinds: str, otherwise: str) -> None:
+        if not any(self._is(seal, kind) for seal in self.seals for kind in kinds):
             raise NotDue(otherwise)
+
+    def _looks(self, evidence: Evidence) -> Iterator[str]:
+        """Judge every look again as the ledger stood with it, and compare what was sealed of it."""
+        for n, seal in enumerate(self.seals):
+            if not self._is(seal, "look"):
+                continue
+            number = seal.body["look"]
+            seen = evidence.first(number) if evidence.frozen.look != number else evidence
+            made = judge(seen, store.record(self.registry, seen.frozen, self.seals[: n + 1]))
+            name = f"reports/{self.id}/looks/{number}.json"
+            if _same_but_evidence(made.document, canonical.read(self.registry.path(name))):
+                yield f"look {number}, as it was sealed"
+            else:
+                raise Tampered(Problem(name, "does not follow from the evidence", "restore it"))
 
     def _as_frozen(self, frozen: Frozen) -> Iterator[str]:
         """Compare what the freeze's seal says, and what the frozen registration supersedes, with the ledger."""
@@ -296,8 +316,8 @@ class _Case:
             yield f"supersedes {amended.body['superseded']} ({amended.body['reason']})"
 
     def _judge(self, seals: tuple[Seal, ...]) -> Verdicts:
-        frozen = self.read()
-        return judge(self._gather(), store.record(self.registry, frozen, seals))
+        evidence = self._gather()
+        return judge(evidence, store.record(self.registry, evidence.frozen, seals))
 
     def read(self) -> Frozen:
         if self._frozen is None:
@@ -309,7 +329,7 @@ class _Case:
 
     def _gather(self) -> Evidence:
         if self._evidence is None:
-            self._evidence = store.gather(self.registry, self.read())
+            self._evidence = store.gather(self.registry, store.reached(self.registry, self.read()))
         return self._evidence
 
     def _compare(self, name: str, digest: str) -> list[PreregError]:
@@ -364,6 +384,11 @@ class _Case:
         named = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]
         named.append(registration.report.template)
         return [source for source in named if source.startswith("./")]
+
+
+def _same_but_evidence(made: Any, found: Any) -> bool:
+    """Whether two verdict documents agree in all but the digest of the evidence, which grew behind a look."""
+    return {**made, "evidence": None} == {**found, "evidence": None}
 
 
 def _first_difference(found: Any, expected: Any, where: str = "") -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,17 @@ class Evidence:
     environment: Mapping[str, Any]
     frozen: Frozen
 
+    def first(self, look: int) -> Evidence:
+        """Return what an earlier look saw of this evidence."""
+        frozen = self.frozen.first(look)
+        values = {
+            digest: {
+                axis: self.values[digest][axis][: len(ids)] for axis, ids in frozen.items(condition.measure).items()
+            }
+            for digest, condition in frozen.judged.items()
+        }
+        return replace(self, values=values, frozen=frozen)
+
     def to_frame(self) -> pd.DataFrame:
         """Return a frame with one row an item.
 
@@ -74,7 +85,7 @@ class Evidence:
 
         rows = [
             (c.model, c.measure, digest, "baseline" if c.is_baseline else "ablation", axis, item, value)
-            for digest, c in self.frozen.plan.items()
+            for digest, c in self.frozen.judged.items()
             for axis, values in self.values[digest].items()
             for item, value in zip(self.frozen.items(c.measure)[axis], values.tolist(), strict=True)
         ]
@@ -109,7 +120,7 @@ def document(
         Deviated: the scores are not of the registered items.
         Tampered: a value is not finite.
     """
-    per_token = frozen.registration.measures[condition.measure].per == "token"
+    per_token = frozen.run_as.measures[condition.measure].per == "token"
     made = {
         "schema": SCHEMA,
         "condition": condition.to_json(),
@@ -180,7 +191,13 @@ def gather(frozen: Frozen, files: Mapping[str, bytes]) -> Evidence:
                 axis: np.array(made["axes"][axis]["values"], dtype=np.float64) for axis in frozen.registration.axes
             }
     _raise(problems or together.problems)
-    return Evidence(canonical.digest(dict(sorted(digests.items()))), values, together.environment, frozen)
+    whole = {digest: _joined([values[part.digest] for part in frozen.parts(c)]) for digest, c in frozen.judged.items()}
+    return Evidence(canonical.digest(dict(sorted(digests.items()))), whole, together.environment, frozen)
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[np.float64]]]) -> Mapping[str, NDArray[np.float64]]:
+    """Return axis -> values in the frozen item order, part behind part."""
+    return parts[0] if len(parts) == 1 else {axis: np.concatenate([part[axis] for part in parts]) for axis in parts[0]}
 
 
 def _raise(problems: Sequence[PreregError]) -> None:
@@ -203,7 +220,7 @@ def _problems(frozen: Frozen, condition: Condition, made: Any, where: str) -> li
         problems.append(Deviated(Problem(where, "is of another condition", "its name is the condition's digest")))
     if set(made["axes"]) != set(frozen.registration.axes):
         return [*problems, Deviated(Problem(where, f"has the axes {', '.join(made['axes'])}"))]
-    per_token = frozen.registration.measures[condition.measure].per == "token"
+    per_token = frozen.run_as.measures[condition.measure].per == "token"
     for axis, column in made["axes"].items():
         problems += _axis(column, len(frozen.items(condition.measure)[axis]), f"{where}, {axis}", per_token=per_token)
     problems += _engine(frozen, made.get("engine"), where)

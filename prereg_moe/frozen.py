@@ -29,7 +29,16 @@ from prereg_moe.atlas import (
     size_of,
 )
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered
-from prereg_moe.registration import Registration, blocks, family_names, needs_null, parse
+from prereg_moe.registration import (
+    Registration,
+    blocks,
+    boundaries,
+    family_names,
+    needs_null,
+    parse,
+    part_count,
+    split,
+)
 from prereg_moe.registration.schema import Claims, ExplicitFamily, NullControl, TopLift
 
 __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "challenged", "derive"]
@@ -98,12 +107,14 @@ class Frozen:
         registration: the authored registration in it.
         digest: the study's name, ``sha256:<hex>``.
         answer: the draws a challenge gave (`draws.json`), where the registration waits for one.
+        look: number of the interim look whose items are all that is seen; None sees every item.
     """
 
     document: Mapping[str, Any]
     registration: Registration
     digest: str
     answer: Mapping[str, Any] | None = None
+    look: int | None = None
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "frozen.json") -> Frozen:
@@ -131,15 +142,30 @@ class Frozen:
         """
         return replace(self, registration=registration)
 
+    def first(self, look: int | None) -> Frozen:
+        """Return this study with the items that an interim look sees, and no others; with all where it is None."""
+        return replace(self, look=look)
+
+    @cached_property
+    def run_as(self) -> Registration:
+        """The registration as it is run: where looks are registered, every part of a measure is a measure."""
+        return split(self.registration)
+
+    def _cut(self, listed: Mapping[str, list[str]], measure: str) -> Mapping[str, list[str]]:
+        """Return of an axis's list what this look, or the named part of a measure, holds."""
+        name, _, part = measure.partition("@")
+        ends = (0, *boundaries(self.registration, name))
+        start, end = (ends[int(part) - 1], ends[int(part)]) if part else (0, ends[self.look or -1])
+        return {axis: ids[start:end] for axis, ids in listed.items()}
+
     def items(self, measure: str) -> Mapping[str, list[str]]:
         """Return axis -> item ids, in the order they are scored."""
-        items: Mapping[str, list[str]] = self.document["items"][measure]
-        return items
+        return self._cut(self.document["items"][measure.partition("@")[0]], measure)
 
     def clusters(self, measure: str) -> Mapping[str, list[str]] | None:
         """Return axis -> the cluster of each item, None where items are the units."""
-        clusters: Mapping[str, list[str]] | None = self.document["clusters"][measure]
-        return clusters
+        clusters = self.document["clusters"][measure.partition("@")[0]]
+        return None if clusters is None else self._cut(clusters, measure)
 
     @cached_property
     def families(self) -> Mapping[tuple[str, str], dict[int, tuple[int, ...]]]:
@@ -185,7 +211,30 @@ class Frozen:
 
     @cached_property
     def plan(self) -> Mapping[str, Condition]:
-        """Every condition of the study by its digest, baselines first within a block, each once."""
+        """Every condition of the study by its digest, each once, in the order they are run.
+
+        Where looks are registered a condition is one part of a measure's items, first parts first.
+        """
+        parts = part_count(self.registration)
+        if parts == 1:
+            return self.judged
+        return {
+            part.digest: part
+            for number in range(1, (self.look or parts) + 1)
+            for whole in self.judged.values()
+            for part in [replace(whole, measure=f"{whole.measure}@{number}")]
+        }
+
+    def parts(self, whole: Condition) -> tuple[Condition, ...]:
+        """Return the conditions whose items together are those of a condition that is judged."""
+        number = self.look or part_count(self.registration)
+        if part_count(self.registration) == 1:
+            return (whole,)
+        return tuple(replace(whole, measure=f"{whole.measure}@{part}") for part in range(1, number + 1))
+
+    @cached_property
+    def judged(self) -> Mapping[str, Condition]:
+        """Every condition that is judged by its digest, baselines first within a block, each once."""
         return {
             condition.digest: condition
             for registration, claims in blocks(self.registration)

@@ -19,7 +19,7 @@ cannot outlive a deviation. What the seals say beyond their files:
     amend      number, reason; superseded: digest of the frozen registration that no longer counts
     challenge  nonce: digest of a reviewer's nonce, by which the null draws were drawn
     start      workers; missing: conditions without evidence, of how many
-    look       look: its number; level: the alpha it spends
+    look       look: its number
     finish     conditions, environment
     deviation  number, type, timing, reason, impact; plan: digest of the amended plan, or null
 

@@ -2,7 +2,7 @@
 
 A verdict is judged from evidence and from the ledger as it stood in front of the verdict's own
 seal. :func:`read` takes that ledger and returns a :class:`Record`: amendments, deviations, how
-often a run was started, and which other registrations are about the same thing.
+often a run was started, which looks were taken, and which other registrations are about the same thing.
 
 The last is the **claim space** of a confirmatory block of claims: the weights, the texts and the
 metric it is about, by their digests. Registering a claim several times and keeping the winner is
@@ -23,11 +23,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Problem, Tampered
+from prereg_moe.errors import Deviated, Problem, Tampered
 from prereg_moe.frozen import Frozen
 from prereg_moe.ledger import Seal
-from prereg_moe.registration import Registration, block_alpha
-from prereg_moe.registration.schema import Claims
+from prereg_moe.registration import Registration, block_alpha, level
+from prereg_moe.registration.schema import Claims, Looks
 
 __all__ = [
     "Record",
@@ -53,11 +53,18 @@ class Record:
         document: ``verdict.json``'s ``record``, without what has to be judged; empty where there is nothing to say.
         plans: number of a deviation -> the plan it amends the registration to.
         spaces: digest of a claim space -> the other registrations frozen on it.
+        looks: numbers of the interim looks that were taken, rising.
     """
 
     document: Mapping[str, Any] = field(default_factory=dict)
     plans: Mapping[int, Registration] = field(default_factory=dict)
     spaces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
+
+    def level(self, frozen: Frozen, claims: Claims) -> float:
+        """Return the level a block is judged at: its alpha, shared with its neighbours and spent by looks."""
+        alpha = block_alpha(frozen.registration, claims) / self.share(frozen, claims)
+        return alpha if claims.tier == "control" else level(frozen.registration, alpha, frozen.look, self.looks)
 
     def share(self, frozen: Frozen, claims: Claims) -> int:
         """Return by how many registrations the alpha of a block is shared, itself among them."""
@@ -162,18 +169,25 @@ def read(
     seals, id_ = tuple(seals), frozen.registration.id
     spaces = neighbours(seals, id_, claim_space(frozen), told)
     try:
-        document = {
+        document: dict[str, Any] = {
             "amendments": [
                 {"time": seal.time, **{name: seal.body[name] for name in ("number", "reason", "superseded")}}
                 for seal in _own(seals, id_, "amend")
             ],
             "claim_space": _spaces(seals, frozen, spaces),
             "deviations": list(_deviations(seals, id_)),
+            "looks": [
+                {"time": seal.time, "look": seal.body["look"], "at": _at(frozen, seal.body["look"])}
+                for seal in _own(seals, id_, "look")
+            ],
             "starts": _starts(seals, id_),
         }
     except KeyError as error:
         raise Tampered(Problem("LEDGER.jsonl", f"a seal of {id_} does not say its {error.args[0]}")) from error
-    return Record({part: said for part, said in document.items() if said}, plans or {}, spaces)
+    if frozen.look is not None:
+        document["sees"] = [_at(frozen, frozen.look)]
+    looks = tuple(seal.body["look"] for seal in _own(seals, id_, "look"))
+    return Record({part: said for part, said in document.items() if said}, plans or {}, spaces, looks)
 
 
 def summary(document: Mapping[str, Any]) -> list[str]:
@@ -187,6 +201,7 @@ def summary(document: Mapping[str, Any]) -> list[str]:
     for space in document.get("claim_space", []):
         others = ", ".join(f"{other['id']} ({other['stage']})" for other in space["registrations"])
         lines.append(f"alpha of {', '.join(space['claims'])} is shared by {space['shared_by']}; the others: {others}")
+    lines += [f"look {said['look']} at {said['at']:.0%} of the items" for said in document.get("looks", [])]
     if starts := document.get("starts"):
         lines.append(f"{len(starts)} starts; missing at each: {', '.join(str(start['missing']) for start in starts)}")
     return lines
@@ -194,6 +209,18 @@ def summary(document: Mapping[str, Any]) -> list[str]:
 
 def _own(seals: Iterable[Seal], id_: str, kind: str) -> list[Seal]:
     return [seal for seal in seals if seal.registration == id_ and seal.kind == kind]
+
+
+def _at(frozen: Frozen, look: Any) -> float:
+    """Return the share of items a look sees.
+
+    Raises:
+        Deviated: no such look is registered.
+    """
+    stopping = frozen.registration.stopping
+    if not isinstance(stopping, Looks) or not isinstance(look, int) or not 1 <= look <= len(stopping.at):
+        raise Deviated(Problem("LEDGER.jsonl", f"look {look} of {frozen.registration.id} is not registered"))
+    return stopping.at[look - 1]
 
 
 def _starts(seals: tuple[Seal, ...], id_: str) -> list[dict[str, Any]]:

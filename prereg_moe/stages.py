@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prereg_moe import canonical, ledger, report, store
-from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.freezing import load_frozen
 from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
 from prereg_moe.verdict import Verdicts, judge
 
-__all__ = ["render", "verdict"]
+__all__ = ["look", "render", "verdict"]
 
 
 def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
@@ -28,7 +28,7 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
         NotCheckable, Tampered, Deviated: the evidence is not complete, sealed and planned.
         Stopped: another command sealed something meanwhile.
     """
-    frozen = load_frozen(registry, id_)
+    frozen = store.reached(registry, load_frozen(registry, id_))
     evidence = store.gather(registry, frozen)
     path = registry.reports(id_) / "verdict.json"
     seals = ledger.parse(registry.ledger())
@@ -42,6 +42,28 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
     verdicts = judge(evidence, store.record(registry, frozen, seals))
     canonical.write(path, verdicts.bytes)
     return verdicts, registry.seal("verdict", id_, [path], time=time, expected_head=ledger.head(seals))
+
+
+def look(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
+    """Take the interim look whose evidence is complete: judge it, write and seal it; return it and the ledger's head.
+
+    Raises:
+        Deviated: no look is registered, it is spent, or the study is not at a look.
+        NotCheckable: the evidence of no look is complete.
+        Tampered: a file is not what was planned.
+    """
+    frozen = load_frozen(registry, id_)
+    seals = ledger.parse(registry.ledger())
+    number, evidence, files = store.look(registry, frozen)
+    if (stage := ledger.stage(seals, id_)) not in ledger.FOLLOWS["look"]:
+        raise Deviated(Problem(id_, f"is not at a look (behind {stage})", f"run `prereg-moe verdict {id_}`"))
+    taken = ledger.next_line(registry.ledger(), "look", id_, time=time, files={}, body={"look": number})
+    with_it = ledger.parse(registry.ledger() + taken)
+    verdicts = judge(evidence, store.record(registry, evidence.frozen, with_it))
+    path = registry.reports(id_) / "looks" / f"{number}.json"
+    canonical.write(path, verdicts.bytes)
+    body = {"look": number}
+    return verdicts, registry.seal("look", id_, [*files, path], time=time, body=body, expected_head=ledger.head(seals))
 
 
 def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time: str) -> tuple[list[Path], str]:

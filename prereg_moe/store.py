@@ -12,10 +12,10 @@ from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.ledger import Seal
 from prereg_moe.record import Record, Space
-from prereg_moe.registration import parse
+from prereg_moe.registration import parse, part_count
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["finish", "gather", "manifest", "read_manifest", "record", "told"]
+__all__ = ["finish", "gather", "look", "manifest", "reached", "read_manifest", "record", "told"]
 
 
 def gather(registry: Registry, frozen: Frozen) -> Evidence:
@@ -29,6 +29,51 @@ def gather(registry: Registry, frozen: Frozen) -> Evidence:
     files = _Files(registry.evidence(frozen.registration.id))
     _only_sealed(files, manifest(registry, frozen.registration.id))
     return evidence.gather(frozen, files)
+
+
+def reached(registry: Registry, frozen: Frozen) -> Frozen:
+    """Return the study with the items its sealed evidence is of: all, or where it stopped at a look, that look's."""
+    own = [seal for seal in ledger.parse(registry.ledger()) if seal.registration == frozen.registration.id]
+    if any(seal.kind == "finish" for seal in own):
+        return frozen
+    looks = [seal.body.get("look") for seal in own if seal.kind == "look"]
+    return frozen.first(looks[-1]) if looks else frozen
+
+
+def look(registry: Registry, frozen: Frozen) -> tuple[int, Evidence, list[Path]]:
+    """Return the last look whose evidence is complete, that evidence, and the list of it, unsealed.
+
+    Raises:
+        Deviated: no look is registered, or the one that could be taken is spent.
+        NotCheckable: the evidence of no look is complete.
+        Tampered: a file is not what was planned.
+    """
+    id_ = frozen.registration.id
+    if part_count(frozen.registration) == 1:
+        found = "has no interim look registered"
+        raise Deviated(Problem(id_, found, "estimates are shown when all evidence is there and judged"))
+    spent = [
+        seal.body.get("look")
+        for seal in ledger.parse(registry.ledger())
+        if (seal.registration, seal.kind) == (id_, "look")
+    ]
+    files = _Files(registry.evidence(id_))
+    ready = [
+        number
+        for number in range(1, part_count(frozen.registration))
+        if all(evidence.file_name(digest) in files for digest in frozen.first(number).plan)
+    ]
+    if not ready:
+        raise NotCheckable(Problem(id_, "has not all evidence of a look", f"run `prereg-moe run {id_}`"))
+    if ready[-1] in spent:
+        found = f"look {ready[-1]} is spent"
+        raise Deviated(Problem(id_, found, f"run on with `prereg-moe run {id_}`, or stop and judge it"))
+    seen = frozen.first(ready[-1])
+    mine = {evidence.file_name(digest): files[evidence.file_name(digest)] for digest in seen.plan}
+    gathered = evidence.gather(seen, mine)
+    path = registry.reports(id_) / "evidence.json"
+    canonical.write(path, evidence.manifest(mine))
+    return ready[-1], gathered, [path]
 
 
 def record(registry: Registry, frozen: Frozen, seals: Sequence[Seal]) -> Record:
@@ -46,7 +91,7 @@ def record(registry: Registry, frozen: Frozen, seals: Sequence[Seal]) -> Record:
     for seal in seals:
         if seal.registration == id_ and seal.kind == "deviation" and seal.body.get("plan"):
             path = registry.registration(id_) / "deviations" / f"{seal.body['number']}.json"
-            data = _as_sealed(registry, path, seal.body["plan"])
+            data = _sealed_bytes(registry, path, seal.body["plan"])
             plans[seal.body["number"]] = parse(canonical.loads(data, registry.name(path)))
     return records.read(seals, frozen, plans=plans, told=told(registry, seals))
 
@@ -59,12 +104,12 @@ def told(registry: Registry, seals: Sequence[Seal]) -> dict[str, list[Space]]:
         if seal.kind == "freeze" and "claim_space" not in seal.body and name in seal.files:
             path = registry.path(name)
             if path.is_file():
-                data = _as_sealed(registry, path, seal.files[name])
+                data = _sealed_bytes(registry, path, seal.files[name])
                 spaces[seal.registration] = records.claim_space(Frozen.from_bytes(data, name))
     return spaces
 
 
-def _as_sealed(registry: Registry, path: Path, digest: str) -> bytes:
+def _sealed_bytes(registry: Registry, path: Path, digest: str) -> bytes:
     data = read_bytes(path)
     if canonical.digest(data) != digest:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
@@ -79,10 +124,11 @@ def manifest(registry: Registry, id_: str) -> dict[str, str]:
         Tampered: the manifest is not the file that was sealed.
     """
     path = registry.reports(id_) / "evidence.json"
-    sealed = ledger.sealed_files(ledger.parse(registry.ledger()), id_).get(registry.name(path))
-    if sealed is None:
+    seals = ledger.parse(registry.ledger())
+    sealed = ledger.sealed_files(seals, id_).get(registry.name(path))
+    if sealed is None or ledger.stage(seals, id_) == "start":  # a look's list is not that of what came behind it
         raise NotCheckable(Problem(id_, "its run is not finished", f"run `prereg-moe run {id_}`"))
-    return read_manifest(_as_sealed(registry, path, sealed), registry.name(path))
+    return read_manifest(_sealed_bytes(registry, path, sealed), registry.name(path))
 
 
 def read_manifest(data: bytes, where: str) -> dict[str, str]:

@@ -79,7 +79,7 @@ def cli() -> None:
 for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
     *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
-    *(changing.amend, changing.deviate),
+    *(changing.amend, changing.look, changing.deviate),
     *(integrity.audit, integrity.bundle, integrity.attack, trust),
 ):
     cli.add_command(_command)

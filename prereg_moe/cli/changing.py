@@ -1,4 +1,4 @@
-"""The verbs that change what was registered, and say so: before a run an amendment, behind its start a deviation."""
+"""The verbs that leave the straight line, and say so: amendments before a run, looks during it, deviations behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.markup import escape
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, root_option
 
-__all__ = ["amend", "deviate"]
+__all__ = ["amend", "deviate", "look"]
 
 _TYPES = "data, exclusions, measure, model, intervention, environment, analysis, claims, stopping, procedure"
 
@@ -81,3 +81,30 @@ def deviate(
     number, head = deviate_(registry, id_, **said, plan=plan, time=now())
     lines = [f"deviation {number} is recorded; the next verdict and every report behind it show it", f"head {head}"]
     show.say({"deviation": number, "head": head}, lines, as_json)
+
+
+@click.command()
+@click.argument("id_", metavar="ID")
+@root_option
+@json_option
+def look(id_: str, root: Path | None, as_json: bool) -> None:
+    """Take the interim look whose evidence is complete, at the part of alpha it was registered to spend.
+
+    What is confirmed or refuted then stays so. Behind it, go on with `run`, or stop and judge with `verdict`. A study
+    that registers no look shows no estimate before its evidence is complete.
+
+    \b
+    Example:
+      prereg-moe look my-study
+    """
+    from prereg_moe.registry import now
+    from prereg_moe.stages import look as look_
+
+    registry, id_ = find_study(root, id_)
+    with show.waiting("looking", as_json):
+        verdicts, head = look_(registry, id_, time=now())
+    if as_json:
+        show.print_json({**verdicts.document, "head": head})
+        return
+    show.show_verdicts(verdicts.document)
+    show.out.print(f"head {head}")

@@ -14,7 +14,7 @@ from prereg_moe.errors import Deviated, Problem
 from prereg_moe.freezing import load_frozen
 from prereg_moe.lab import runner
 from prereg_moe.lab.runner import Executor, Progress
-from prereg_moe.registration import load
+from prereg_moe.registration import load, part_of
 from prereg_moe.registry import Registry
 
 __all__ = ["atlas", "inspect", "outlook", "rescore", "run"]
@@ -48,7 +48,8 @@ def run(
     """Compute the missing conditions, seal the evidence when it is complete; return their number and the head.
 
     A second run of a finished study computes and seals nothing. A ``shard`` (i, n) computes the
-    i-th of n parts of the plan and leaves the evidence for a run of the whole to seal.
+    i-th of n parts of the plan and leaves the evidence for a run of the whole to seal. Where looks
+    are registered, a run ends where the next of them could be taken.
 
     Raises:
         Tampered: what the registration names is not what was frozen, or sealed evidence changed.
@@ -58,6 +59,9 @@ def run(
     seals = ledger.parse(registry.ledger())
     todo = runner.prepare(registry, frozen)
     open_ = ledger.stage(seals, id_) in ledger.FOLLOWS["start"]
+    if todo:  # where looks are registered, up to the next of them
+        until = part_of(frozen.plan[todo[0]].measure)
+        todo = [digest for digest in todo if part_of(frozen.plan[digest].measure) == until]
     if shard is not None:
         part = runner.part(frozen, *shard)
         todo = [digest for digest in todo if digest in part]
@@ -65,11 +69,11 @@ def run(
         body = {"workers": workers, "missing": len(todo)}
         head = registry.seal("start", id_, [], time=time, body=body | ({"shard": list(shard)} if shard else {}))
     runner.run(registry, frozen, todo, workers=workers, progress=progress, executor=executor)
-    if open_ and shard is not None:
+    if open_ and (shard is not None or runner.missing(registry, frozen)):
         return len(todo), head
     if open_:
         return len(todo), store.finish(registry, frozen, time=time)
-    store.gather(registry, frozen)  # files that went missing since are back, byte for byte
+    store.gather(registry, store.reached(registry, frozen))  # files that went missing since are back, byte for byte
     return len(todo), ledger.head(seals)
 
 

@@ -33,7 +33,7 @@ def rescore(root: Path, id_: str) -> Iterator[str]:
         Tampered: a stored metric is not what lm-eval makes of the stored responses.
     """
     registry = Registry(root)
-    frozen = load_frozen(registry, id_)
+    frozen = store.reached(registry, load_frozen(registry, id_))
     store.gather(registry, frozen)
     _have_tasks(registry, frozen)
     tasks: dict[str, Tasks] = {}
@@ -72,7 +72,7 @@ class _Stored(LM):  # type: ignore[misc]  # lm_eval ships no types
 
 
 def _tasks(registry: Registry, frozen: Frozen, measure: str) -> Tasks:
-    registration = frozen.registration
+    registration = frozen.run_as
     folder = registry.registration(registration.id)
 
     def find(source: str) -> Path:

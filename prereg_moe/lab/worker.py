@@ -62,7 +62,7 @@ class Session:
     def __init__(self, root: Path, id_: str) -> None:
         self._registry = Registry(root)
         self._frozen = load_frozen(self._registry, id_)
-        self._bench = _Bench(self._registry, self._frozen.registration)
+        self._bench = _Bench(self._registry, self._frozen.run_as)
         self._around = environment(self._frozen.registration)
 
     def compute(self, pack: Sequence[str], missing: Collection[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from prereg_moe.registration.loading import (
     read_as,
     task_name,
 )
+from prereg_moe.registration.looks import boundaries, level, part_count, part_of, split
 from prereg_moe.registration.schema import SCHEMA, Registration
 
 __all__ = [
@@ -24,16 +25,21 @@ __all__ = [
     "Specification",
     "block_alpha",
     "blocks",
+    "boundaries",
     "differences",
     "expand",
     "family_names",
+    "level",
     "load",
     "needs_null",
     "off_axes",
     "parse",
+    "part_count",
+    "part_of",
     "read_as",
     "registered",
     "specifications",
+    "split",
     "task_name",
     "vary",
 ]

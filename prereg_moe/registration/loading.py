@@ -11,6 +11,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +19,9 @@ from pydantic import BaseModel, ValidationError
 
 from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
-from prereg_moe.registration import grid, schema
+from prereg_moe.registration import grid, looks, schema
 from prereg_moe.registration.document import place, read_yaml
-from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Registration, TaskMeasure
+from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Looks, Registration, TaskMeasure
 
 __all__ = [
     "block_alpha",
@@ -35,6 +36,7 @@ __all__ = [
     "task_name",
 ]
 
+_LEAST_ITEMS = 2  # a mean and its standard error
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -216,8 +218,9 @@ def _cross_check(registration: Registration) -> Iterator[Problem]:
         for index, claims in enumerate(registration.claims)
         if claims.rule in registration.rules and claims.measure in registration.measures
     ]
-    yield from _expressions(registration)
-    if any(True for _ in _expressions(registration)):
+    unread = [*_looks(registration), *_expressions(registration)]
+    yield from unread
+    if unread:  # what follows needs the levels of looks and the names in expressions
         return
     for index, claims in known:
         yield from _claims(registration, index, claims)
@@ -315,7 +318,7 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
     if null is None:
         yield Problem("controls.null", "is missing", f"the rule {claims.rule!r} compares with random experts")
     elif registration.rules[claims.rule].kind == "modular":
-        alpha, needed = block_alpha(registration, claims), _draws_needed(registration, claims)
+        alpha, needed = _smallest_level(registration, claims), _draws_needed(registration, claims)
         if null.draws < needed:
             yield Problem(
                 "controls.null.draws",
@@ -328,9 +331,40 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
             yield Problem("controls.null.draws", found, "register at least one for each claim")
 
 
+def _smallest_level(registration: Registration, claims: Claims) -> float:
+    """Return the smallest level a block is judged at: where looks are registered, that of one of them."""
+    alpha, count = block_alpha(registration, claims), looks.part_count(registration)
+    if claims.tier == "control":
+        return alpha
+    numbers = [*range(1, count), None]
+    return min(looks.level(registration, alpha, number, range(1, count)) for number in numbers)
+
+
+def _looks(registration: Registration) -> Iterator[Problem]:
+    stopping = registration.stopping
+    if not isinstance(stopping, Looks):
+        return
+    if list(stopping.at) != sorted(set(stopping.at)):
+        yield Problem("stopping.at", "does not rise", "name each look once, the earliest first")
+        return
+    for part in ("diagnosis", "multiverse"):
+        if getattr(registration, part) is not None:
+            yield Problem(part, "is for studies that are judged once", "remove it, or register stopping: {kind: fixed}")
+    for name in registration.measures:
+        ends = looks.boundaries(registration, name)
+        if ends[0] < _LEAST_ITEMS or any(end <= start for start, end in pairwise(ends)):
+            yield Problem("stopping.at", f"cuts the items of {name} at {ends}", "every part needs items, the first two")
+    for claims in registration.claims:
+        lowest, smallest = _smallest_level(registration, claims), 1 / (registration.inference.resamples + 1)
+        if smallest > lowest:
+            found = f"{registration.inference.resamples} give no p below {smallest:.2g}, and a look has {lowest:.2g}"
+            yield Problem("inference.resamples", found, "register more, or later looks")
+            return
+
+
 def _draws_needed(registration: Registration, claims: Claims) -> int:
     """Return the smallest R whose randomisation floor 1/(R+1), estimated by max-T assignments, stays under alpha."""
-    alpha, assignments = block_alpha(registration, claims), registration.inference.resamples
+    alpha, assignments = _smallest_level(registration, claims), registration.inference.resamples
     draws = math.ceil(1 / alpha) - 1
     while (floor := 1 / (draws + 1)) + 3 * math.sqrt(floor * (1 - floor) / assignments) > alpha:
         draws += 1

@@ -36,6 +36,7 @@ __all__ = [
     "Inference",
     "Interval",
     "IntervalKind",
+    "Looks",
     "Mask",
     "Model",
     "ModelControl",
@@ -113,7 +114,7 @@ PLANNED: dict[str, dict[str, str]] = {
         "fixed_sequence": "claims tested in order",
         "graphical": "alpha passed along a graph",
     },
-    "stopping": {"looks": "registered looks with alpha spending", "e_process": "always-valid evidence"},
+    "stopping": {"e_process": "always-valid evidence"},
 }
 PLANNED_SECTIONS: dict[str, str] = {
     "arms": "training recipes or checkpoints compared over seeds",
@@ -428,6 +429,18 @@ class Stopping(Part):
     kind: Literal["fixed"] = "fixed"
 
 
+class Looks(Part):
+    """When data collection ends: after the last item, or earlier, behind a registered look that was enough.
+
+    A look judges the claims on the first ``at`` (a share) of every measure's items, at the part of alpha that
+    ``spending`` leaves it; what is CONFIRMED or REFUTED then stays so.
+    """
+
+    kind: Literal["looks"]
+    at: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=10)]
+    spending: Literal["obrien_fleming", "pocock"]
+
+
 class Report(Part):
     """The templates verdicts are shown by; their bytes are frozen beside the registration.
 
@@ -502,6 +515,6 @@ class Registration(Part):
     engine: Annotated[
         Annotated[Engine, Tag("stock")] | Annotated[SweepEngine, Tag("sweep")], Discriminator(_engine_kind)
     ] = Engine()
-    stopping: Stopping = Stopping()
+    stopping: Annotated[Stopping | Looks, Field(discriminator="kind")] = Stopping()
     diagnosis: Diagnosis | None = None
     report: Report = Report()

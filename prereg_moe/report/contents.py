@@ -13,7 +13,7 @@ from prereg_moe.verdict.decide import REASONS
 
 __all__ = ["FLAGS", "RECORD", "context"]
 
-RECORD = ("amendments", "deviations", "looks", "claim_space", "starts")
+RECORD = ("amendments", "deviations", "looks", "sees", "claim_space", "starts")
 
 FLAGS = {
     "FEW_UNITS": "fewer units than the registration asks for",

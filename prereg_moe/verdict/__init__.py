@@ -8,7 +8,8 @@ registered, `verdict.multiverse` judges its specifications by the same code, bes
 What the ledger says beside the evidence (a :class:`~prereg_moe.record.Record`) stands in the
 document's ``record``, which is there only where there is something to own up to. Verdicts under a
 plan that was amended after the run began are POST-HOC whatever they find; beside each stands what it
-would have been, and what the registered plan found.
+would have been, and what the registered plan found. Where interim looks were taken, a claim that one
+of them confirmed or refuted keeps that look's entry, which says so by ``look``.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from prereg_moe import canonical, stats
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.record import Record
-from prereg_moe.registration import Registration, block_alpha, differences, family_names
+from prereg_moe.registration import Registration, differences, family_names, level
 from prereg_moe.registration.schema import Claims, Replication
-from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, Decision, decide, gated, worst
+from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, REFUTED, Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, effects
 from prereg_moe.verdict.multiverse import explore
 
@@ -97,11 +98,28 @@ def judge(evidence: Evidence, record: Record | None = None) -> Verdicts:
         "families": frozen.document["families"],
         "environment": dict(evidence.environment),
         "conditions": len(frozen.plan),
-        **_judged(evidence, record),
+        **_sequential(evidence, record),
     }
     if record.document:
         document["record"] = _owned_up(evidence, record, document["verdicts"])
     return Verdicts(document)
+
+
+def _sequential(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]]]:
+    """Return what is judged now, but of each claim what the first look that decided it said.
+
+    A control that fails now makes every other claim INVALID, also one that a look decided.
+    """
+    found, now = _judged(evidence, record), evidence.frozen.look
+    earlier = [look for look in record.looks if now is None or look < now]
+    if not earlier or not all(control["holds"] for control in found["controls"]):
+        return found
+    kept: dict[str, dict[str, Any]] = {}
+    for look in earlier:
+        for entry in _judged(evidence.first(look), record)["verdicts"]:
+            if entry["tier"] != "control" and entry["verdict"] in (CONFIRMED, REFUTED):
+                kept.setdefault(entry["claim"], {**entry, "look": look})
+    return {**found, "verdicts": [kept.get(entry["claim"], entry) for entry in found["verdicts"]]}
 
 
 def _judged(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]]]:
@@ -109,9 +127,7 @@ def _judged(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]
     frozen = evidence.frozen
     registration = frozen.registration
     measured = {claims.id: effects(evidence, claims) for claims in registration.claims}
-    alpha = {
-        claims.id: block_alpha(registration, claims) / record.share(frozen, claims) for claims in registration.claims
-    }
+    alpha = {claims.id: record.level(frozen, claims) for claims in registration.claims}
     decided = {
         claims.id: decide(
             measured[claims.id], registration.rules[claims.rule], registration.inference, alpha[claims.id]
@@ -150,6 +166,11 @@ def _owned_up(evidence: Evidence, record: Record, registered: list[dict[str, Any
             else said
             for said in document["deviations"]
         ]
+    if "looks" in document:
+        document["looks"] = [
+            {**said, "decided": [entry["claim"] for entry in registered if entry.get("look") == said["look"]]}
+            for said in document["looks"]
+        ]
     return document
 
 
@@ -158,7 +179,7 @@ def _post_hoc(
 ) -> dict[str, Any]:
     """Return the claims of an amended plan beside the registered ones; not one of them can be CONFIRMED."""
     amended = evidence.frozen.under(plan.model_copy(update={"multiverse": None}))
-    found = {entry["claim"]: entry for entry in _judged(replace(evidence, frozen=amended), record)["verdicts"]}
+    found = {entry["claim"]: entry for entry in _sequential(replace(evidence, frozen=amended), record)["verdicts"]}
     before = {entry["claim"]: entry for entry in registered}
     return {
         "changes": differences(evidence.frozen.registration, plan),
@@ -179,7 +200,8 @@ def _post_hoc(
 def _level(frozen: Frozen, replication: Replication, record: Record) -> float:
     """Return alpha for a replication: shared by the registrations any of its blocks shares it with."""
     blocks = [claims for claims in frozen.registration.claims if claims.id in replication.claims]
-    return frozen.registration.inference.alpha / max(record.share(frozen, claims) for claims in blocks)
+    alpha = frozen.registration.inference.alpha / max(record.share(frozen, claims) for claims in blocks)
+    return level(frozen.registration, alpha, frozen.look, record.looks)
 
 
 def _entry(claims: Claims, family: str, measured: Effects, decision: Decision, alpha: float) -> dict[str, Any]:

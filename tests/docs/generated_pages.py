@@ -36,6 +36,7 @@ COMMANDS = (
     "amend",
     "run",
     "rescore",
+    "look",
     "status",
     "verdict",
     "report",
