@@ -86,6 +86,14 @@ def test_every_row_of_a_markdown_table_has_the_cells_of_its_head(document: Any) 
             assert row > head + 1, f"an empty table behind {lines[head - 1]}"
 
 
+def test_every_replication_has_a_table_of_its_own(document: Any) -> None:
+    twice = copy.deepcopy(document)
+    twice["replications"] += [{**entry, "replication": "other", "require": 1} for entry in twice["replications"]]
+    text = render(twice, template("md"), "md")
+    said = re.findall(r"^\n`(\w+)`: at least (\d)", text, re.MULTILINE)  # behind an empty line
+    assert said == [("both", "2"), ("other", "1")]
+
+
 def test_hostile_text_adds_no_heading_no_row_and_no_html_to_markdown(document: Any) -> None:
     plain, shown = (render(d, template("md")).splitlines() for d in (document, hostile(document)))
     assert [line[:2] for line in shown if line.startswith("#")] == [line[:2] for line in plain if line.startswith("#")]
