@@ -13,6 +13,8 @@ from browser import DESK, PHONE, chromium, printed, show, violations
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from synthetic import enlarged
+from world import AXES, World, multiverse
 
 from prereg_moe import canonical, render
 from prereg_moe.freezing import TEMPLATES
@@ -138,6 +140,27 @@ def test_hostile_text_stays_text(document: Any, tmp_path: Path, browser: webdriv
     assert len(browser.find_elements(By.TAG_NAME, "script")) == 1
     assert browser.find_elements(By.TAG_NAME, "img") == []
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+
+
+def test_a_large_report_opens_at_once(document: Any, tmp_path: Path, browser: webdriver.Chrome) -> None:
+    large = enlarged(document, axes=6, layers=32, experts=128, size=16, draws=999)
+    show(browser, page_of(large, tmp_path), PHONE)
+    timing = "const t = performance.getEntriesByType('navigation')[0]; return t.loadEventEnd - t.startTime"
+    assert browser.execute_script(timing) < 2500  # milliseconds, on a busy machine
+    assert violations(browser) == []
+
+
+def test_everybody_can_read_a_multiverse(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    world = World(tmp_path)
+    world.author(multiverse)
+    world.record()
+    world.freeze()
+    world.run()
+    page = page_of(world.judge().document, tmp_path)
+    show(browser, page, PHONE)
+    assert violations(browser) == []
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#multiverse figure svg")) == len(AXES)
 
 
 def test_every_anchor_leads_somewhere_and_ids_are_unique(page: Path) -> None:

@@ -32,10 +32,12 @@ class Reference:
         """The reference as a line of a bibliography."""
         names = [name.partition(",")[0] for name in self.fields["author"].split(" and ")]
         authors = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} & {names[-1]}"
+        authors = authors.replace(" & others", " et al.")
+        title = self.fields["title"] + ("" if self.fields["title"].endswith("?") else ".")
         where = next((self.fields[key] for key in ("journal", "publisher", "howpublished") if key in self.fields), "")
         volume = f" {self.fields['volume']}" if "volume" in self.fields else ""
         pages = f":{self.fields['pages'].replace('--', '–')}" if "pages" in self.fields else ""
-        return f"{authors} ({self.fields['year']}). {self.fields['title']}. {where}{volume}{pages}."
+        return f"{authors} ({self.fields['year']}). {title} {where}{volume}{pages}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,8 +309,12 @@ def _intervention(study: Mapping[str, Any]) -> Iterator[Sentence]:
         )
         yield Sentence(
             f"Each family is compared with {null['draws']} random expert sets of its size{match}, drawn from all"
-            f" experts with seed {null['seed']}."
+            f" experts {_by(null['seed'])}."
         )
+
+
+def _by(seed: str) -> str:
+    return "by a reviewer's nonce, sealed after the freeze" if seed == "challenge" else f"with seed {seed}"
 
 
 def _rule(kinds: set[str]) -> Iterator[Sentence]:

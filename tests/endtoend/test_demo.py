@@ -100,10 +100,15 @@ def test_the_audit_needs_only_the_folder_and_the_head(demo: tuple[Path, dict[str
 PAPER = r"""\documentclass[twocolumn]{article}
 \usepackage[T1]{fontenc}
 \usepackage{lmodern}
-\usepackage{booktabs}
+\usepackage{booktabs,graphicx}
+\raggedbottom
 \begin{document}
 Verdicts: Table~\ref{tab:testbed-modular}.
 \input{report.tex}
+{\raggedright
+\bibliographystyle{plain}
+\bibliography{report}
+}
 \end{document}
 """
 
@@ -112,10 +117,11 @@ def test_the_latex_report_compiles_without_warnings(demo: tuple[Path, dict[str, 
     if shutil.which("pdflatex") is None:
         assert "CI" not in os.environ, "continuous integration installs TeX"
         pytest.skip("pdflatex is not installed")
-    shutil.copy(Path(demo[1]["report_file"]).with_suffix(".tex"), tmp_path)
+    for suffix in (".tex", ".bib"):
+        shutil.copy(Path(demo[1]["report_file"]).with_suffix(suffix), tmp_path)
     (tmp_path / "paper.tex").write_text(PAPER, "utf-8")
-    for _ in range(2):  # the second pass knows the labels
-        arguments = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    latex = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    for arguments in (latex, ["bibtex", "paper"], latex, latex):  # citations, then their labels
         done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout[-2000:]
     log = (tmp_path / "paper.log").read_text("latin-1")
