@@ -101,12 +101,15 @@ def run(
 
     registry, id_ = find_study(root, id_)
     if dry_run:
-        conditions, scores = lab.outlook(registry, id_)
-        show.say(
-            {"missing": conditions, "item_scores": scores},
-            [f"{conditions} conditions missing, {scores} item scores"],
-            as_json,
-        )
+        with show.progress("planning", as_json) as progress:
+            found = lab.outlook(registry, id_, progress=progress)
+        minutes = found["seconds"] / 60 / (workers or processors())
+        lines = [f"{found['missing']} conditions missing, {found['item_scores']} item scores"]
+        if found["tokens"]:
+            lines.append(
+                f"{found['tokens']:,} tokens; one condition after another would take {minutes:.1f} minutes here"
+            )
+        show.say(found, lines, as_json)
         return
     before = registry.ledger()
     try:

@@ -87,11 +87,22 @@ def rescore(registry: Registry, id_: str, *, progress: Progress) -> int:
     return runner.rescore(registry, load_frozen(registry, id_), progress=progress)
 
 
-def outlook(registry: Registry, id_: str) -> tuple[int, int]:
-    """Return (conditions missing, item scores that is)."""
+def outlook(registry: Registry, id_: str, *, progress: Progress) -> dict[str, Any]:
+    """Check a run before it costs anything: its tasks are planned and its masks compiled, nothing is written.
+
+    Returns:
+        ``missing`` conditions, ``item_scores`` that is, ``tokens`` they feed to models, and ``seconds`` one worker
+        of the stock engine would take for them, measured on a few requests; sharing engines take less.
+
+    Raises:
+        Invalid: a task cannot be scored as registered: items too long, empty or all alike.
+        Tampered, NotCheckable, Stopped: as `run` would.
+    """
     frozen = load_frozen(registry, id_)
-    todo = [frozen.plan[digest] for digest in runner.missing(registry, frozen)]
-    return len(todo), sum(len(ids) for condition in todo for ids in frozen.items(condition.measure).values())
+    todo = runner.prepare(registry, frozen)
+    scores = sum(len(ids) for digest in todo for ids in frozen.items(frozen.plan[digest].measure).values())
+    cost = runner.outlook(registry, frozen, todo, progress=progress) if todo else {"tokens": 0, "seconds": 0.0}
+    return {"missing": len(todo), "item_scores": scores, **cost}
 
 
 def inspect(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from prereg_moe.lab.faults import fault, raised
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registry import Registry
 
-__all__ = ["Executor", "make_atlas", "missing", "part", "prepare", "rescore", "run"]
+__all__ = ["Executor", "make_atlas", "missing", "outlook", "part", "prepare", "rescore", "run"]
 
 ATLAS_SCHEMA = "prereg-moe/atlas/1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -108,6 +108,23 @@ def run(
     work = _local if executor == "local" else _ray
     for done, label in enumerate(work(registry, frozen, todo, wanted, workers), start=1):
         progress(done, len(digests), label)
+
+
+def outlook(registry: Registry, frozen: Frozen, digests: Sequence[str], *, progress: Progress) -> dict[str, Any]:
+    """Return the tokens that conditions feed, and the seconds one worker of `stock` would take, measured on a few.
+
+    Raises:
+        Invalid, Starved: a task or a mask cannot be run as registered.
+    """
+    found: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
+    threads = frozen.registration.engine.threads
+    with _pinned(threads):
+        for message in _collect([("outlook", registry.root, frozen.registration.id, list(digests))], threads):
+            if isinstance(message, dict):
+                found = message
+            else:
+                progress(*message)
+    return found
 
 
 def rescore(registry: Registry, frozen: Frozen, *, progress: Progress) -> int:

@@ -6,6 +6,7 @@ Run by `runner` in processes of its own; every function yields what it has to sa
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,10 +32,11 @@ from prereg_moe.lab.tasks import tasks_of
 from prereg_moe.registration import Registration, parse
 from prereg_moe.registry import Registry, find_source
 
-__all__ = ["Session", "compute", "environment", "pin", "record", "rescore"]
+__all__ = ["Session", "compute", "environment", "outlook", "pin", "record", "rescore"]
 
 _PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
 _ATLAS_BATCH = 16
+_OUTLOOK_REQUESTS = 16
 _STOCK_BATCH = 32  # what HFLM computes at once where another engine is registered
 
 
@@ -64,6 +66,7 @@ class Session:
         self._frozen = load_frozen(self._registry, id_)
         self._bench = _Bench(self._registry, self._frozen.run_as)
         self._around = environment(self._frozen.registration)
+        self._fed, self._since = 0, time.perf_counter()  # for the display alone
 
     def compute(self, pack: Sequence[str], missing: Collection[str]) -> Iterator[str]:
         """Compute one pack, write the evidence of those of its conditions that are missing, yield a label for each."""
@@ -74,7 +77,9 @@ class Session:
         harness = bench.harness(model, measure)
         engine = bench.engine(model, measure)
         cases = [Case(condition.digest, _interventions(condition)) for condition in conditions]
+        each = sum(len(context) + len(target) - 1 for context, target in harness.plan.requests)
         for condition, found in zip(conditions, engine.answer(cases), strict=True):
+            self._fed += each
             if condition.digest not in missing:
                 continue  # it was written before the run was interrupted, with these bytes
             made = evidence.document(
@@ -88,7 +93,46 @@ class Session:
             )
             folder = self._registry.evidence(frozen.registration.id)
             canonical.write(folder / evidence.file_name(condition.digest), made)
-            yield _label(condition)
+            speed = self._fed / (time.perf_counter() - self._since)
+            yield f"{_label(condition)}, {speed:,.0f} tokens/s" if each else _label(condition)
+
+
+def outlook(root: Path, id_: str, digests: Sequence[str]) -> Iterator[Any]:
+    """Check conditions before they are run; yield (done, of, name) for each model and measure, then what they cost.
+
+    Every task is planned and every mask compiled; the time is what `stock` would take, measured on a few requests.
+
+    Raises:
+        Invalid: a task cannot be scored as registered. Its problems are given all at once.
+        Starved: a mask leaves a router too few experts.
+    """
+    frozen = load_frozen(Registry(root), id_)
+    bench = _Bench(Registry(root), frozen.registration)
+    groups: dict[tuple[str, str], list[Condition]] = {}
+    for condition in (frozen.plan[digest] for digest in digests):
+        groups.setdefault((condition.model, condition.measure), []).append(condition)
+    tokens, seconds = 0, 0.0
+    for done, ((model, measure), conditions) in enumerate(groups.items(), start=1):
+        _same_layout(frozen, model, bench.load(model))
+        for condition in conditions:
+            intervene(bench.load(model), *_interventions(condition))  # compiled and thrown away
+        asked, taken = _measured(bench.harness(model, measure))
+        tokens, seconds = tokens + asked * len(conditions), seconds + taken * len(conditions)
+        yield done, len(groups), f"{model}, {measure}"
+    yield {"tokens": tokens, "seconds": seconds}
+
+
+def _measured(harness: Harness) -> tuple[int, float]:
+    """Return the tokens one condition feeds, and the seconds `stock` would take for them; 0 for generated text."""
+    lengths = [len(context) + len(target) - 1 for context, target in harness.plan.requests]
+    if not lengths:
+        return 0, 0.0
+    some = harness.plan.requests[:_OUTLOOK_REQUESTS]
+    harness.stock(some)  # the first time is slower than those after it
+    start = time.perf_counter()
+    harness.stock(some)
+    taken = time.perf_counter() - start
+    return sum(lengths), taken * sum(lengths) / sum(lengths[:_OUTLOOK_REQUESTS])
 
 
 def record(root: Path, document: Mapping[str, Any]) -> Iterator[Any]:

@@ -151,9 +151,9 @@ def kinds(moe: MoE) -> dict[str, list[Mask]]:
         return draw.permutation(moe.n_experts)[:count].tolist()
 
     return {
-        "families, all layers": [Mask({layer: some(4) for layer in layers}) for _ in range(7)],
-        "one expert, one layer": [Mask({layers[n % len(layers)]: some(1)}) for n in range(2 * len(layers))],
-        "last layer": [Mask({last: some(4)}) for _ in range(7)],
+        "families, all layers": [Mask({layer: some(4) for layer in layers}) for _ in range(19)],
+        "one expert, one layer": [Mask({layers[n % len(layers)]: some(1)}) for n in range(16)],
+        "last layer": [Mask({last: some(4)}) for _ in range(19)],
     }
 
 
