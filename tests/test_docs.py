@@ -21,6 +21,7 @@ from generated_pages import COMMANDS, GENERATED, ROOT, command_named, parts_of_a
 from registration_keys import KEYS
 
 from prereg_moe import errors
+from prereg_moe.amending import TYPES
 from prereg_moe.begin import json_schema
 from prereg_moe.cli import cli
 from prereg_moe.importing import schema as importing
@@ -135,6 +136,12 @@ def _states() -> str:
             )
         rows.append(f"| `{kind}` | {', '.join(names)} | {to} |")
     return "\n".join([*rows, "", ""])
+
+
+def test_the_page_on_the_ledger_lists_the_types_of_deviations() -> None:
+    text = (ROOT / "docs" / "ledger.md").read_text("utf-8")
+    for type_, meaning in TYPES.items():
+        assert f"| `{type_}` | {meaning} |" in text
 
 
 def test_the_page_on_the_ledger_shows_its_state_machine(request: pytest.FixtureRequest) -> None:
