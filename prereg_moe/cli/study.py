@@ -131,6 +131,8 @@ def run(
         what = f"shard {shard[0]} of {shard[1]}: {done} conditions computed; `prereg-moe run {id_}` seals the whole"
     else:
         what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
+        if ledger.stage(ledger.parse(registry.ledger()), id_) == "start":
+            what += f"; the registered look can be taken: `prereg-moe look {id_}`, or run on"
     show.say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
 
 
