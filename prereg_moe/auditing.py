@@ -30,6 +30,7 @@ from prereg_moe.frozen import Frozen, derive
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry, read_bytes
+from prereg_moe.report.apart import render_apart
 from prereg_moe.verdict import Verdicts, judge
 
 __all__ = ["BYTE_STEPS", "STEPS", "Audit", "Finding", "audit"]
@@ -241,7 +242,7 @@ class _Case:
             template = read_bytes(self.registry.registration(self.id) / "templates" / name)
             if canonical.digest(template) != frozen.document["pins"]["templates"].get(name):
                 raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
-            self._follows(self._name(format_), report.render(document, template.decode(), format_).encode())
+            self._follows(self._name(format_), render_apart(document, template.decode(), format_).encode())
         yield f"{', '.join(formats)}, byte for byte"
         yield from self._figures(document, [name for name in files if name.startswith(f"reports/{self.id}/figures/")])
 

@@ -10,9 +10,11 @@ Files are written by atomic rename: a reader sees the old bytes or the new ones,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ import rfc8785
 
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
 
-__all__ = ["digest", "digest_file", "dumps", "loads", "read", "write"]
+__all__ = ["MAX_BYTES", "digest", "digest_file", "dumps", "loads", "read", "read_bytes", "write"]
 
+MAX_BYTES = 128 << 20  # of one document; a condition's evidence has some kilobytes
 _CHUNK = 1 << 20
 _MAX_INTEGER = 2**53 - 1
 
@@ -53,6 +56,7 @@ def digest_file(path: Path) -> str:
     """
     sha = hashlib.sha256()
     try:
+        _refuse_special(path)
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 sha.update(chunk)
@@ -65,8 +69,10 @@ def loads(data: bytes, where: str = "document") -> Any:
     """Parse canonical bytes; ``dumps(loads(data)) == data`` holds for everything returned.
 
     Raises:
-        Tampered: the bytes are not JSON, or not the canonical form of what they say.
+        Tampered: the bytes are not JSON, not the canonical form of what they say, or too many.
     """
+    if len(data) > MAX_BYTES:
+        raise Tampered(Problem(where, f"has {len(data)} bytes", f"a document has at most {MAX_BYTES}"))
     try:
         document = json.loads(data, parse_int=_integer)
         canonical = rfc8785.dumps(document)
@@ -92,13 +98,34 @@ def read(path: Path) -> Any:
 
     Raises:
         NotCheckable: the file cannot be read.
-        Tampered: its bytes are not canonical JSON.
+        Tampered: its bytes are not canonical JSON, or too many.
+    """
+    return loads(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a plain file that is no larger than a document may be.
+
+    Raises:
+        NotCheckable: it cannot be read.
+        Tampered: it is larger than anything prereg-moe writes.
     """
     try:
-        data = path.read_bytes()
+        _refuse_special(path)
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
-    return loads(data, str(path))
+    if len(data) > MAX_BYTES:
+        raise Tampered(Problem(str(path), f"has more than {MAX_BYTES} bytes", "no file of a study is that large"))
+    return data
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse a pipe, a socket and a device, which would be read without end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder says so when it is opened
+        raise OSError(errno.EINVAL, "no plain file")
 
 
 def write(path: Path, document: Any) -> str:

@@ -14,7 +14,8 @@ verdict INCONCLUSIVE.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Problem",
     "Stopped",
     "Tampered",
+    "shaped",
 ]
 
 
@@ -83,3 +85,20 @@ class Stopped(PreregError):
     """A run stopped: a guard fired, the disk is full, memory ran out."""
 
     exit_code = 6
+
+
+@contextmanager
+def shaped(where: str) -> Iterator[None]:
+    """Say of a document that is JSON but not of the shape prereg-moe writes that it is tampered.
+
+    For reading what was sealed: its bytes are canonical, and somebody else may have written them.
+
+    Raises:
+        Tampered: reading it inside the block failed.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise Tampered(
+            Problem(where, f"has another shape than prereg-moe writes ({error!r:.200})", "restore it")
+        ) from error

@@ -213,6 +213,7 @@ def _problems(frozen: Frozen, condition: Condition, made: Any, where: str) -> li
         or set(made) - {"engine"} != _KEYS
         or made["schema"] != SCHEMA
         or not isinstance(made["axes"], dict)
+        or not isinstance(made["environment"], dict)
     ):
         return [Tampered(Problem(where, "is not an evidence file"))]
     problems: list[PreregError] = []

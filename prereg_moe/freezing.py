@@ -9,16 +9,17 @@ out.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import prereg_moe
 from prereg_moe import canonical, ledger, record, templating
 from prereg_moe.atlas import RoutingAtlas
-from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered, shaped
 from prereg_moe.frozen import SCHEMA, Frozen, challenged, derive
 from prereg_moe.registration import Registration, blocks, demand, expand, family_names, load, needs_null
 from prereg_moe.registration.schema import Claims, TaskMeasure
@@ -37,6 +38,7 @@ __all__ = [
     "pin_corpus",
     "pin_folder",
     "pin_model",
+    "read_atlases",
     "read_items",
     "read_templates",
     "unmet_demands",
@@ -189,7 +191,7 @@ def frozen_atlases(registry: Registry, frozen: Frozen) -> dict[str, RoutingAtlas
     path = registry.registration(frozen.registration.id) / "atlas.json"
     if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
         raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))
-    return {name: RoutingAtlas.from_json(table) for name, table in canonical.read(path)["models"].items()}
+    return read_atlases(path)[1]
 
 
 def compare_pins(registry: Registry, frozen: Frozen) -> tuple[list[Problem], list[Problem]]:
@@ -316,14 +318,11 @@ def read_items(path: Path, skip: int, count: int) -> list[dict[str, Any]]:
         NotCheckable: the file cannot be read.
         Invalid: a line is no JSON object with an id, an id repeats, or there are too few.
     """
-    lines = read_bytes(path).decode("utf-8", "replace").split("\n")
     items: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for number, line in enumerate(filter(str.strip, lines), start=1):
-        if number > skip + count:
-            break
+    for number, line in enumerate(islice(_lines(path), skip + count), start=1):
         try:
-            item = json.loads(line[:_MAX_LINE])
+            item = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise Invalid(Problem(f"{path.name}:{number}", "is not JSON", "write one object a line")) from error
         name = item.get("id") if isinstance(item, dict) else None
@@ -335,6 +334,17 @@ def read_items(path: Path, skip: int, count: int) -> list[dict[str, Any]]:
     if len(items) < count:
         raise Invalid(Problem(path.name, f"has {len(items)} items behind the first {skip}", f"{count} are registered"))
     return items
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a corpus that are not blank, however long the file is."""
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(_MAX_LINE):
+                if text := line.decode("utf-8", "replace").strip():
+                    yield text
+    except OSError as error:
+        raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
 
 
 def _document(path: Path) -> Path:
@@ -411,12 +421,27 @@ def _atlas(
     digest = canonical.digest_file(path)
     if ledger.sealed_files(seals, registration.id).get(registry.name(path)) != digest:
         raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "make the atlas again"))
-    document = canonical.read(path)
-    if document["inputs"] != atlas_inputs(registration, path.parent, registry.root):
+    inputs, atlases = read_atlases(path)
+    if inputs != atlas_inputs(registration, path.parent, registry.root):
         raise Invalid(Problem("atlas", "was made of other weights, items or settings", "make the atlas again"))
-    return {
-        name: RoutingAtlas.from_json(table, f"atlas.json, {name}") for name, table in document["models"].items()
-    }, digest
+    if absent := set(registration.models) - set(atlases):
+        raise Tampered(Problem("atlas", f"holds no routing of {', '.join(sorted(absent))}", "make the atlas again"))
+    return atlases, digest
+
+
+def read_atlases(path: Path) -> tuple[Any, dict[str, RoutingAtlas]]:
+    """Return what an atlas file says it is of, and the atlas of each model.
+
+    Raises:
+        NotCheckable: it cannot be read.
+        Tampered: it is no atlas file.
+    """
+    document = canonical.read(path)
+    with shaped(path.name):
+        tables = document["models"].items()
+        return document["inputs"], {
+            name: RoutingAtlas.from_json(table, f"{path.name}, {name}") for name, table in tables
+        }
 
 
 def unmet_demands(registry: Registry, registration: Registration) -> list[Problem]:
@@ -429,7 +454,8 @@ def unmet_demands(registry: Registry, registration: Registration) -> list[Proble
     if registration.diagnosis is None:
         return []
     document = canonical.read(registry.registration(registration.id) / "diagnosis.json")
-    return demand.unmet(registration.diagnosis, document)
+    with shaped("diagnosis.json"):
+        return demand.unmet(registration.diagnosis, document)
 
 
 def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledger.Seal, ...]) -> str | None:
@@ -450,9 +476,10 @@ def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledg
     if document.get("registration") != canonical.digest(expand(registration)):
         raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
     if registration.diagnosis is not None:
-        problems = demand.incomplete(registration.diagnosis, document)
-        if registration.diagnosis.on_failure == "refuse":
-            problems += demand.unmet(registration.diagnosis, document)
+        with shaped(registry.name(path)):
+            problems = demand.incomplete(registration.diagnosis, document)
+            if registration.diagnosis.on_failure == "refuse":
+                problems += demand.unmet(registration.diagnosis, document)
         if problems:
             raise Invalid(problems)
     return digest

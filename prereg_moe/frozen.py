@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from prereg_moe import canonical
 from prereg_moe.atlas import (
@@ -28,7 +30,7 @@ from prereg_moe.atlas import (
     family_share,
     size_of,
 )
-from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Tampered, shaped
 from prereg_moe.registration import (
     Registration,
     blocks,
@@ -39,13 +41,63 @@ from prereg_moe.registration import (
     part_count,
     split,
 )
+from prereg_moe.registration.document import place
 from prereg_moe.registration.schema import Claims, ExplicitFamily, NullControl, TopLift
 
 __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "challenged", "derive"]
 
 SCHEMA = "prereg-moe/frozen/1"
 _KEYS = {"schema", "registration", "pins", "items", "clusters", "layout", "families", "draws", "software"}
+_MOST = 20  # problems that are said
+_ListedCells = Annotated[list[tuple[NonNegativeInt, list[NonNegativeInt]]], Field(min_length=1)]
 _MAY = {"supersedes"}  # keys that stand only where there is something to say
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Pins(_Part):
+    models: dict[str, dict[str, str]]
+    corpora: dict[str, dict[str, str]]
+    tasks: dict[str, dict[str, str]]
+    templates: dict[str, str]
+    document: str
+    atlas: str | None
+    diagnosis: str | None
+
+
+class _Layout(_Part):
+    layers: list[NonNegativeInt]
+    experts: PositiveInt
+    top_k: PositiveInt
+
+
+class _Family(_Part):
+    model: str
+    name: str
+    axis: str
+    cells: _ListedCells
+    share: float | None
+    uniform: float | None
+
+
+class _Draws(_Part):
+    model: str
+    unit: str
+    cells: Annotated[list[_ListedCells], Field(min_length=1)]
+
+
+class _Shape(_Part):
+    """What a frozen registration holds beside the registration itself; further keys are looked at where they are."""
+
+    pins: _Pins
+    items: dict[str, dict[str, list[str]]]
+    clusters: dict[str, dict[str, list[str]] | None]
+    layout: dict[str, _Layout]
+    families: list[_Family]
+    draws: list[_Draws] | None
+    software: dict[str, str]
 
 
 def cells_to_json(cells: Cells) -> list[list[Any]]:
@@ -132,7 +184,27 @@ class Frozen:
             raise Tampered([Problem(f"{where}, {p.where}", p.found, p.todo) for p in error.problems]) from error
         if (document["draws"] is None) != challenged(registration):
             raise Tampered(Problem(where, "holds null draws a challenge should give, or lacks those it registers"))
-        return cls(document, registration, canonical.digest(data))
+        made = cls(document, registration, canonical.digest(data))
+        made._check(data, where)
+        return made
+
+    def _check(self, data: bytes, where: str) -> None:
+        """Refuse what is a frozen registration by its keys only: every stage behind relies on the rest."""
+        try:
+            _Shape.model_validate_json(data)
+        except ValidationError as error:
+            found = [Problem(f"{where}, {place(detail['loc'])}", detail["msg"]) for detail in error.errors()[:_MOST]]
+            raise Tampered(found) from error
+        axes = set(self.registration.axes)
+        for measure in self.registration.measures:
+            items, clusters = self.document["items"].get(measure, {}), self.document["clusters"].get(measure, {})
+            sizes = {axis: len(ids) for axis, ids in items.items()}
+            grouped = {axis: len(ids) for axis, ids in clusters.items()} if clusters is not None else sizes
+            if set(items) != axes or grouped != sizes or not all(sizes.values()):
+                raise Tampered(Problem(f"{where}, items.{measure}", "does not list the items of every axis"))
+        if self.document["draws"] is not None:
+            with shaped(where):  # every condition names a family and random sets that have to be there
+                self.plan  # noqa: B018 - it is kept
 
     def under(self, registration: Registration) -> Frozen:
         """Return this study read under a variant of its registration: a specification of its multiverse, or an

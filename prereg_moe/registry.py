@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped
+from prereg_moe.canonical import read_bytes
+from prereg_moe.errors import Invalid, Problem, Stopped
 
-__all__ = ["Registry", "find_source", "now"]
+__all__ = ["Registry", "find_source", "now", "read_bytes"]
 
 _log = logging.getLogger(__name__)  # a warning nobody listens to is printed on stderr
 _TESTBED = Path(__file__).parent / "lab" / "testbed"
@@ -189,15 +190,3 @@ def _inside(root: Path, path: Path, source: str) -> Path:
     if not Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(root.absolute())):
         raise Invalid(Problem(source, "leaves the registry", "put or link what it names below the registry's root"))
     return path
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        NotCheckable: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error

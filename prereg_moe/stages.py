@@ -14,6 +14,7 @@ from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.freezing import load_frozen
 from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
+from prereg_moe.report.apart import render_apart
 from prereg_moe.verdict import Verdicts, judge
 
 __all__ = ["look", "render", "verdict"]
@@ -88,7 +89,7 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
     document = canonical.loads(data, registry.name(path))
     texts, suffixes = _formats(load_frozen(registry, id_), formats)
     made = {
-        f"report.{format_}": report.render(document, _template(registry, id_, files, format_), format_).encode()
+        f"report.{format_}": render_apart(document, _template(registry, id_, files, format_), format_).encode()
         for format_ in texts
     } | report.draw(document, suffixes)
     written = [registry.reports(id_) / name for name in made]

@@ -89,8 +89,11 @@ class RoutingAtlas:
             layout = Layout(tuple(document["layers"]), document["experts"], document["top_k"])
             axes = tuple(document["mass"])
             mass = np.array([document["mass"][axis] for axis in axes], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise Tampered(Problem(where, f"is not a routing atlas ({error})")) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Tampered(Problem(where, f"is not a routing atlas ({error!r:.200})")) from error
+        sizes = (*layout.layers, layout.experts, layout.top_k)
+        if not all(type(size) is int and size >= 0 for size in sizes) or len(set(layout.layers)) < len(layout.layers):
+            raise Tampered(Problem(where, "has a layout that no model has", "layers, experts and top_k are counts"))
         expected = (len(axes), len(layout.layers), layout.experts)
         if mass.shape != expected or not np.isfinite(mass).all() or (mass < 0).any():
             raise Tampered(

@@ -25,7 +25,7 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "Written", "place", "read_written", "read_y
 
 _Scalar: TypeAlias = Callable[[Any, str, list[Problem]], Any]
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 _MAX_DIGITS = 40
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # escapes can write what YAML text cannot hold
@@ -81,7 +81,7 @@ def read_written(data: bytes, name: str) -> Any:
 
 def _read(data: bytes, name: str, scalar: _Scalar) -> Any:
     if len(data) > MAX_BYTES:
-        raise Invalid(Problem(name, f"has {len(data)} bytes", f"a registration has at most {MAX_BYTES}"))
+        raise Invalid(Problem(name, f"has more than {MAX_BYTES} bytes", "no registration is that long"))
     try:
         text = data.decode("utf-8")
         problems = _refused(text, name)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.registration import grid, looks, schema
-from prereg_moe.registration.document import place, read_yaml
+from prereg_moe.registration.document import MAX_BYTES, place, read_yaml
 from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Looks, Registration, TaskMeasure
 
 __all__ = [
@@ -50,7 +50,8 @@ def load(source: Path | bytes) -> Registration:
     if isinstance(source, bytes):
         return parse(read_yaml(source))
     try:
-        data = source.read_bytes()
+        with source.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise NotCheckable(
             Problem(str(source), f"cannot be read ({error.strerror})", "name a registration.yaml")

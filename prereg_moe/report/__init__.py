@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from prereg_moe import templating
-from prereg_moe.errors import Invalid, Problem
+from prereg_moe.errors import Invalid, Problem, shaped
 from prereg_moe.report.contents import FLAGS, context
 from prereg_moe.report.numbers import FILTERS, cell, csv, effect, interval, p_value, share, tex
 from prereg_moe.report.plotting import plot, plotter
@@ -61,8 +61,11 @@ def render(document: Mapping[str, Any], template: str, format_: str = "md") -> s
 
     Raises:
         Invalid: the template fails.
+        Tampered: it is no verdict document.
     """
-    return templating.fill(template, context(document), FILTERS, escape=format_ == "html")
+    with shaped("verdict.json"):
+        values = context(document)
+    return templating.fill(template, values, FILTERS, escape=format_ == "html")
 
 
 def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, bytes]:
@@ -70,8 +73,10 @@ def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, by
 
     Raises:
         Invalid: matplotlib is needed and not installed.
+        Tampered: it is no verdict document.
     """
-    drawings = context(document)["figures"].values() if suffixes else ()
+    with shaped("verdict.json"):
+        drawings = context(document)["figures"].values() if suffixes else ()
     return {
         f"figures/{drawing.name}.{suffix}": f"{drawing.svg}\n".encode() if suffix == "svg" else plot(drawing, suffix)
         for drawing in drawings
