@@ -10,6 +10,9 @@
     8  the verdicts follow from the evidence
     9  the reports follow from the verdicts
 
+For evidence made elsewhere, 5 checks released files where they are at hand, 6 has nothing to look at,
+and 7 derives the evidence again from the copied source files.
+
 A step says *holds*, *fails* or *unchecked* (what it needs is not here, or is not due yet); no
 step raises and none stops the others. That all hold means the record agrees with itself and
 with the given head. It does not mean that nothing was run before the freeze.
@@ -21,12 +24,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from prereg_moe import canonical, ledger, record, report, store, trust
+from prereg_moe import canonical, importing, ledger, record, report, store, trust
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.findings import Finding, NotDue, find
 from prereg_moe.freezing import answered, compare_pins, frozen_atlases, list_items
 from prereg_moe.frozen import Frozen, derive
+from prereg_moe.importing import FrozenImport, is_imported
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry, read_bytes
@@ -48,6 +52,7 @@ STEPS = (
 )
 BYTE_STEPS = STEPS[:5]  # those that compare bytes; the others compute again what follows from them
 _GRAVITY = (3, 4, 5, 2)
+_RELEASED = "data"  # where, beside its registration, files released with published numbers are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,8 @@ def audit(
     """
     data = registry.ledger()
     seals, problems = ledger.examine(data)
-    case = _Case(registry, id_, seals, tuple(problems), expected_head)
+    elsewhere = is_imported(registry.registration(id_)) or ledger.stage(seals, id_) == "import"
+    case = (_Elsewhere if elsewhere else _Case)(registry, id_, seals, tuple(problems), expected_head)
     looks: tuple[Callable[[], Iterator[str]], ...] = (
         case.ledger,
         case.head,
@@ -390,6 +396,90 @@ class _Case:
 def _same_but_evidence(made: Any, found: Any) -> bool:
     """Whether two verdict documents agree in all but the digest of the evidence, which grew behind a look."""
     return {**made, "evidence": None} == {**found, "evidence": None}
+
+
+@dataclass
+class _Elsewhere(_Case):
+    """The steps over evidence made elsewhere: it is derived again from the copied source files."""
+
+    _imported_frozen: FrozenImport | None = None
+
+    def registration(self) -> Iterator[str]:
+        frozen = self._read_import()
+        path = self.registry.registration(self.id) / "registration.yaml"
+        if canonical.digest_file(path) != frozen.document["pins"]["document"]:
+            raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
+        if importing.load(path) != frozen.registration:
+            raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
+        diagnosis = path.with_name("diagnosis.json")
+        found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
+        if found != frozen.document["pins"]["diagnosis"]:
+            raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
+        yield frozen.digest
+
+    def pinned(self) -> Iterator[str]:
+        self._due("import", "nothing is imported yet")
+        checks, released = self._imported()["checks"], self._read_import().registration.released
+        if checks is None or released is None:
+            raise NotDue("no released file was checked")
+        folder = self.registry.registration(self.id) / _RELEASED
+        if not all((folder / name).is_file() for name in checks["files"]):
+            raise NotDue(f"the released files are not here; put or link them as {self.registry.name(folder)}")
+        made = importing.check_released(released, folder)
+        if made != checks:
+            raise Tampered(Problem("imported.json", _first_difference(checks, made, "checks"), "restore it"))
+        yield f"{len(checks['files'])} released files"
+
+    def derived(self) -> Iterator[str]:
+        raise NotDue("evidence made elsewhere has no atlas here")
+
+    def evidence(self) -> Iterator[str]:
+        self._due("import", "nothing is imported yet")
+        document = self._imported()
+        files = importing.read_sources(self.registry, self.id)
+        made = importing.derive(self._read_import(), files, document["checks"])
+        if made != document:
+            raise Tampered(Problem("imported.json", _first_difference(document, made), "restore it"))
+        yield f"{len(files)} source files, {canonical.digest(document)}"
+
+    def verdict(self) -> Iterator[str]:
+        self._due("verdict", "there is no verdict yet")
+        data = read_bytes(self.registry.reports(self.id) / "verdict.json")
+        frozen = self._read_import()
+        pinned = frozen.document["pins"]["diagnosis"] is not None
+        diagnosis = canonical.read(self.registry.registration(self.id) / "diagnosis.json") if pinned else None
+        made = importing.judge(frozen, self._imported(), diagnosis)
+        if canonical.dumps(made) != data:
+            raise Tampered(Problem("verdict.json", _first_difference(canonical.loads(data), made)))
+        yield f"{len(made['readings' if made['kind'] == 'summary' else 'verdicts'])} claims, byte for byte"
+
+    def report(self) -> Iterator[str]:
+        self._due("report", "there is no report yet")
+        document = canonical.read(self.registry.reports(self.id) / "verdict.json")
+        formats = [f for f in importing.FORMATS if self._name(f) in self._files()]
+        for format_ in formats:
+            name = f"report.{format_}.j2"
+            template = read_bytes(self.registry.registration(self.id) / "templates" / name)
+            if canonical.digest(template) != self._read_import().document["pins"]["templates"].get(name):
+                raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
+            made = importing.render_document(document, template.decode())
+            if made.encode() != read_bytes(self.registry.path(self._name(format_))):
+                raise Tampered(Problem(self._name(format_), "does not follow from verdict.json", "render it again"))
+        yield f"{', '.join(formats)}, byte for byte"
+
+    def _imported(self) -> dict[str, Any]:
+        document: dict[str, Any] = canonical.read(self.registry.reports(self.id) / "imported.json")
+        return document
+
+    def _read_import(self) -> FrozenImport:
+        if self._imported_frozen is None:
+            self._due("freeze", "it is not frozen yet")
+            path = self.registry.registration(self.id) / "frozen.json"
+            self._imported_frozen = FrozenImport.from_bytes(read_bytes(path), self.registry.name(path))
+        return self._imported_frozen
+
+    def _local_sources(self) -> list[str]:
+        return [f"./{_RELEASED}"]
 
 
 def _first_difference(found: Any, expected: Any, where: str = "") -> str:

@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, ledger
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
+from prereg_moe.importing import is_imported
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry, find_source, read_bytes
 
@@ -87,8 +88,7 @@ def pack(registry: Registry, id_: str, target: Path) -> Packed:
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, read_bytes(path), zipfile.ZIP_DEFLATED, 9)
     data = held.getvalue()
-    models = load(registry.registration(id_) / "registration.yaml").models.values()
-    left_out = sorted({model.source for model in models if not model.source.startswith("testbed:")})
+    left_out = sorted({source for source in _sources(registry.registration(id_))[1] if source[:8] != "testbed:"})
     return Packed(len(packed), len(data), canonical.write(target, data), tuple(left_out), ledger.head(seals))
 
 
@@ -102,13 +102,9 @@ def files(registry: Registry, id_: str) -> dict[str, Path]:
         NotCheckable: it is not there.
     """
     folder = registry.registration(id_)
-    registration = load(folder / "registration.yaml")
-    sources = [corpus.source for corpus in registration.corpora.values()]
-    sources += [measure.tasks for measure in registration.measures.values()]
-    models = [model.source for model in registration.models.values()]
     local, left_out = (
         [Path(os.path.normpath(find_source(source, folder, registry.root))) for source in named if source[:2] == "./"]
-        for named in (sources, models)
+        for named in _sources(folder)
     )
     found = {registry.name(registry.ledger_path): registry.ledger_path}
     for start in (folder, registry.reports(id_), *local):
@@ -116,6 +112,16 @@ def files(registry: Registry, id_: str) -> dict[str, Path]:
             if not any(path.is_relative_to(model) for model in left_out):
                 found[path.relative_to(registry.root).as_posix()] = path
     return found
+
+
+def _sources(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the corpora and tasks a registration names, and its models; evidence made elsewhere names none."""
+    if is_imported(folder):
+        return [], []
+    registration = load(folder / "registration.yaml")
+    sources = [corpus.source for corpus in registration.corpora.values()]
+    sources += [measure.tasks for measure in registration.measures.values()]
+    return sources, [model.source for model in registration.models.values()]
 
 
 @contextmanager

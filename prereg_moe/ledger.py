@@ -21,6 +21,7 @@ cannot outlive a deviation. What the seals say beyond their files:
     start      workers; missing: conditions without evidence, of how many
     look       look: its number
     finish     conditions, environment
+    import     kind of evidence; checks: digests of released files that were checked, or null
     deviation  number, type, timing, reason, impact; plan: digest of the amended plan, or null
 
 Nothing here reads a clock or a file.
@@ -64,11 +65,12 @@ FOLLOWS: dict[str, frozenset[str | None]] = {
     "freeze": _OPEN,
     "amend": frozenset({"freeze"}),
     "challenge": frozenset({"freeze"}),  # behind it nothing is amended: its draws are known
-    "trust": frozenset({"freeze", "challenge", "start", "look", "finish", "verdict", "report"}),
+    "trust": frozenset({"freeze", "challenge", "start", "look", "finish", "import", "verdict", "report"}),
     "start": frozenset({"freeze", "challenge", "start", "look"}),
     "look": frozenset({"start"}),
     "finish": frozenset({"start"}),
-    "verdict": frozenset({"finish", "look"}),
+    "import": frozenset({"freeze", "challenge"}),
+    "verdict": frozenset({"finish", "look", "import"}),
     "report": frozenset({"verdict", "report"}),
     "deviation": frozenset({"start", "look", "finish", "verdict", "report"}),
 }

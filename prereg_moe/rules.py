@@ -13,7 +13,8 @@ for *every* value in the intervals, else unknown; ``and``, ``or``, ``not`` are K
 not false. Where an end is a fraction, arithmetic is exact, so that a tie is a tie.
 
 The margin of ``a > b`` is the interval a - b, of ``and`` the smaller, of ``or`` the larger: the
-distance to the bar in the units of what is compared, positive when the rule holds.
+distance to the bar in the units of what is compared, positive when the rule holds. Where a part is
+unknown an end may be infinite, since the smaller of two is at most the one that is known.
 
 The published rules of arXiv 2606.25092 are :data:`NAMED` expressions.
 
@@ -191,10 +192,8 @@ def _judge(node: ast.expr, known: Mapping[str, Number]) -> tuple[bool | None, Nu
             truths = [truth for truth, _ in outcomes]
             truth = decisive if decisive in truths else (None if None in truths else not decisive)
             pick = max if decisive else min
-            margins = [margin for _, margin in outcomes if margin is not None]
-            if len(margins) < len(outcomes):
-                return truth, None
-            return truth, (pick(low for low, _ in margins), pick(high for _, high in margins))
+            margins = [(-math.inf, math.inf) if margin is None else margin for _, margin in outcomes]
+            return truth, _known((pick(low for low, _ in margins), pick(high for _, high in margins)))
         case ast.UnaryOp(operand=part):
             truth, margin = _judge(part, known)
             return (None if truth is None else not truth), (None if margin is None else (-margin[1], -margin[0]))

@@ -25,6 +25,7 @@ STANDS = {
     "start": "running, or stopped before the end",
     "look": "looked at, before the end",
     "finish": "evidence complete, to be judged",
+    "import": "evidence imported, to be judged",
     "verdict": "judged",
     "report": "reported",
 }

@@ -17,7 +17,7 @@ import click
 from rich.markup import escape
 
 from prereg_moe import __version__
-from prereg_moe.cli import changing, integrity, prepare, show, study
+from prereg_moe.cli import changing, elsewhere, integrity, prepare, show, study
 from prereg_moe.cli.trust import trust
 from prereg_moe.errors import Invalid, PreregError, Problem, Stopped
 
@@ -80,6 +80,7 @@ for _command in (
     *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
     *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
     *(changing.amend, changing.look, changing.deviate),
+    elsewhere.import_,
     *(integrity.audit, integrity.bundle, integrity.attack, trust),
 ):
     cli.add_command(_command)

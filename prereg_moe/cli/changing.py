@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 
 from prereg_moe.cli import show
-from prereg_moe.cli.common import find_study, json_option, root_option
+from prereg_moe.cli.common import find_study, json_option, refuse_imported, root_option
 
 __all__ = ["amend", "deviate", "look"]
 
@@ -34,6 +34,7 @@ def amend(id_: str, registration: Path, reason: str, root: Path | None, as_json:
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
+    refuse_imported(registry, id_)
     amended = amend_(registry, id_, registration, reason=reason, time=now())
     kept = registry.registration(id_) / "superseded" / str(amended.number)
     lines = [
@@ -77,6 +78,7 @@ def deviate(
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
+    refuse_imported(registry, id_)
     said = {"type_": type_, "reason": reason, "timing": timing, "impact": impact}
     number, head = deviate_(registry, id_, **said, plan=plan, time=now())
     lines = [f"deviation {number} is recorded; the next verdict and every report behind it show it", f"head {head}"]
@@ -101,6 +103,7 @@ def look(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe.stages import look as look_
 
     registry, id_ = find_study(root, id_)
+    refuse_imported(registry, id_)
     with show.waiting("looking", as_json):
         verdicts, head = look_(registry, id_, time=now())
     if as_json:

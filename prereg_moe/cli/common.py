@@ -13,7 +13,7 @@ from prereg_moe.errors import Invalid, Problem
 if TYPE_CHECKING:
     from prereg_moe.registry import Registry
 
-__all__ = ["find_study", "json_option", "processors", "registry_of", "root_of", "root_option"]
+__all__ = ["find_study", "json_option", "processors", "refuse_imported", "registry_of", "root_of", "root_option"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 root_option = click.option(
@@ -47,6 +47,18 @@ def find_study(root: Path | None, name: str) -> tuple[Registry, str]:
     if Path(name).name != name or not (registry.registration(name) / "registration.yaml").is_file():
         raise Invalid(Problem(name, "is not a registration here", f"look in {registry.root / 'registrations'}"))
     return registry, name
+
+
+def refuse_imported(registry: Registry, id_: str) -> None:
+    """Refuse a registration of evidence made elsewhere where something would be computed here.
+
+    Raises:
+        Invalid: it is one.
+    """
+    from prereg_moe.importing import is_imported
+
+    if is_imported(registry.registration(id_)):
+        raise Invalid(Problem(id_, "is of evidence made elsewhere", "this verb is for studies that are run here"))
 
 
 def processors() -> int:

@@ -8,8 +8,16 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from prereg_moe.cli import show
-from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_of, root_option
+from prereg_moe.cli import elsewhere, show
+from prereg_moe.cli.common import (
+    find_study,
+    json_option,
+    processors,
+    refuse_imported,
+    registry_of,
+    root_of,
+    root_option,
+)
 from prereg_moe.errors import Invalid, Problem
 
 __all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
@@ -57,12 +65,16 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
       prereg-moe check registrations/testbed
     """
     from prereg_moe.freezing import check as check_
+    from prereg_moe.importing import is_imported
 
     if (registration / "registrations").is_dir():
         here = sorted(path.parent.name for path in registration.glob("registrations/*/registration.yaml"))
         raise Invalid(Problem(str(registration), "is a registry", f"check one of {', '.join(here) or 'none'}"))
     if not registration.exists():
         registration = registry_of(root).registration(str(registration))
+    if is_imported(registration):
+        elsewhere.check(registration, as_json)
+        return
     folder = registration if registration.is_dir() else registration.parent
     checked = check_(registration, root.resolve() if root else root_of(folder))
     remarks = _remarks(root, folder, checked.registration.id)
@@ -214,6 +226,7 @@ def _record_atlas(root: Path | None, name: str, as_json: bool) -> None:
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, name)
+    refuse_imported(registry, id_)
     with show.progress("atlas", as_json) as progress:
         head = lab.atlas(registry, id_, time=now(), progress=progress)
     path = registry.registration(id_) / "atlas.json"
@@ -248,10 +261,14 @@ def diagnose(
     """
     from prereg_moe.diagnosing.stage import diagnose_registered
     from prereg_moe.freezing import unmet_demands
+    from prereg_moe.importing import is_imported
     from prereg_moe.registration import load
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
+    if is_imported(registry.registration(id_)):
+        elsewhere.diagnose(registry, id_, studies, as_json)
+        return
     pilot = None if pilot is None else find_study(root or registry.root, pilot)[1]
     with show.progress("diagnose", as_json) as progress:
         diagnosis, path, head = diagnose_registered(
@@ -288,11 +305,15 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe.freezing import freeze as freeze_
     from prereg_moe.freezing import unmet_demands
     from prereg_moe.frozen import challenged
+    from prereg_moe.importing import is_imported
     from prereg_moe.record import unreachable
     from prereg_moe.registry import now
     from prereg_moe.standing import standing
 
     registry, id_ = find_study(root, id_)
+    if is_imported(registry.registration(id_)):
+        elsewhere.freeze(registry, id_, as_json)
+        return
     frozen = freeze_(registry, id_, time=now())
     unmet = [str(problem) for problem in unmet_demands(registry, frozen.registration)]
     seals = ledger.parse(registry.ledger())

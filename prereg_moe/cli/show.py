@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prereg_moe.atlas.view import Section
 
 __all__ = [
+    "STYLE",
     "audit_json",
     "claim_json",
     "err",
@@ -38,7 +39,7 @@ __all__ = [
     "waiting",
 ]
 
-_STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
+STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 _OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
 
@@ -132,14 +133,14 @@ def show_verdicts(document: Any) -> None:
         padding=(0, 1, 0, 0),  # all of it fits 80 columns
     )
     table.add_column("claim", overflow="fold")
-    table.add_column("verdict", no_wrap=True, min_width=max(map(len, _STYLE)))  # the one thing that is never cut
+    table.add_column("verdict", no_wrap=True, min_width=max(map(len, STYLE)))  # the one thing that is never cut
     for name in ("on-target", "worst off", "margin", "adj. p"):
         table.add_column(name, overflow="fold")
     for entry in confirmatory or document["verdicts"]:
         estimates = entry["estimates"]
         table.add_row(
             escape(entry["claim"]),
-            f"[{_STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+            f"[{STYLE[entry['verdict']]}]{entry['verdict']}[/]",
             interval(estimates["on"]),
             f"{effect(estimates['worst_off']['estimate'])} @{escape(estimates['worst_off']['axis'])}",
             effect(entry["margin"]),

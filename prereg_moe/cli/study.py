@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.markup import escape
 
-from prereg_moe.cli import show
-from prereg_moe.cli.common import find_study, json_option, processors, registry_of, root_option
+from prereg_moe.cli import elsewhere, show
+from prereg_moe.cli.common import find_study, json_option, processors, refuse_imported, registry_of, root_option
 from prereg_moe.errors import PreregError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def run(
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
+    refuse_imported(registry, id_)
     if dry_run:
         with show.progress("planning", as_json) as progress:
             found = lab.outlook(registry, id_, progress=progress)
@@ -150,6 +151,7 @@ def rescore(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe import lab
 
     registry, id_ = find_study(root, id_)
+    refuse_imported(registry, id_)
     with show.progress("rescore", as_json) as progress:
         count = lab.rescore(registry, id_, progress=progress)
     show.say(
@@ -212,10 +214,14 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
     Example:
       prereg-moe verdict testbed
     """
+    from prereg_moe.importing import is_imported
     from prereg_moe.registry import now
     from prereg_moe.stages import verdict as judge
 
     registry, id_ = find_study(root, id_)
+    if is_imported(registry.registration(id_)):
+        elsewhere.verdict(registry, id_, as_json)
+        return
     with show.waiting("judging", as_json):
         verdicts, head = judge(registry, id_, time=now())
     if as_json:
@@ -260,10 +266,14 @@ def _index(registry: Registry, as_json: bool) -> None:
 
 
 def _report(registry: Registry, id_: str, formats: str | None, as_json: bool) -> None:
+    from prereg_moe.importing import is_imported
     from prereg_moe.registry import now
     from prereg_moe.stages import render
 
     names = [name.strip() for name in formats.split(",")] if formats else None
+    if is_imported(registry.registration(id_)):
+        elsewhere.report(registry, id_, names, as_json)
+        return
     with show.waiting("rendering", as_json):
         written, head = render(registry, id_, names, time=now())
     lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]

@@ -31,7 +31,6 @@ from prereg_moe.registration.schema import (
     Name,
     Part,
     PlannedEffects,
-    Report,
     ScenarioName,
     Seed,
     SelectiveRule,
@@ -120,6 +119,7 @@ class TaskScore(Part):
 
     task: Text
     metric: Name
+    filter: Text = "none"
     harm: Literal["increase", "decrease"]
 
 
@@ -154,11 +154,12 @@ class SuperiorityRule(Part):
 
 
 class NoninferiorityRule(Part):
-    """The mean harm is below ``margin``: a one-sided t test on items, or on clusters where they are registered."""
+    """The mean harm is below ``margin``: a one-sided t test."""
 
     kind: Literal["noninferiority"]
     margin: Annotated[float, Field(gt=0)]
-    scale: Literal["raw", "sd"] = "raw"
+    scale: Literal["raw", "sd"]
+    unit: Literal["item", "cluster"]
 
 
 class DualTestRule(Part):
@@ -179,6 +180,7 @@ class EquivalenceRule(Part):
     kind: Literal["equivalence"]
     margin: Annotated[float, Field(gt=0)]
     scale: Literal["raw", "sd"]
+    unit: Literal["item", "cluster"]
 
 
 class AbsenceRule(Part):
@@ -191,6 +193,7 @@ class AbsenceRule(Part):
     kind: Literal["absence"]
     margin: Annotated[float, Field(gt=0)]
     scale: Literal["raw", "sd"]
+    unit: Literal["item", "cluster"]
     power: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -287,7 +290,6 @@ class Imported(Part):
     inference: Inference | None = None
     design: Design | None = None
     released: Released | None = None
-    report: Report = Report()
 
 
 def is_imported(path: Path) -> bool:
@@ -433,6 +435,8 @@ def _block(document: Imported, index: int, block: Block) -> Iterator[Problem]:
         yield from _expression(document, block, rule)
     if isinstance(rule, SelectiveRule):
         yield from _selective(document, where)
+    if not (isinstance(document.evidence, Rows) and document.evidence.cluster) and _clustered(rule):
+        yield Problem(f"rules.{block.rule}", "needs clusters", "name the column that holds them: evidence.cluster")
     if block.said is not None and not summary:
         yield Problem(f"{where}.said", "names a column of a summary", "remove it")
     if block.where is not None:
@@ -445,6 +449,11 @@ def _block(document: Imported, index: int, block: Block) -> Iterator[Problem]:
         about = names(document, block) or ()
         if not about or (block.about != "all" and set(block.about) - set(about)):
             yield Problem(f"{where}.about", "names what is not registered", "name cells of evidence")
+
+
+def _clustered(rule: CellRule | SelectiveRule | ExpressionRule) -> bool:
+    tests = getattr(rule, "tests", (getattr(rule, "test", None),))
+    return "clustered_t" in tests or getattr(rule, "unit", "item") == "cluster"
 
 
 def _expression(document: Imported, block: Block, rule: ExpressionRule) -> Iterator[Problem]:

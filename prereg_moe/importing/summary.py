@@ -28,6 +28,7 @@ __all__ = ["QUANTITIES", "known_values", "read_summary", "readings"]
 
 QUANTITIES = {
     **rules.QUANTITIES,
+    "off.est": "the estimate of the worst off-target effect",
     "off.lo": "the lower bound of the worst off-target effect",
     "off.hi": "the upper bound of the worst off-target effect",
     "on.lo": "the lower bound of the on-target effect",

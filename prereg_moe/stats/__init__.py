@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Absence,
         Equivalence,
         absence,
+        detectable,
         noninferior,
         power_equivalence,
         power_t,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
         specification_curve,
     )
     from prereg_moe.stats.nulls import BeatsNull, beats_null
-    from prereg_moe.stats.paired import RandomisationTest, mcnemar, permute_groups, sign_flip
+    from prereg_moe.stats.paired import RandomisationTest, mcnemar, permute_groups, sign_flip, signed_rank
     from prereg_moe.stats.readings import Published, compare, published
     from prereg_moe.stats.resample import cluster_means, sample, stream
     from prereg_moe.stats.screens import Screen, ScreenedAxis, screen
@@ -75,6 +76,7 @@ _HOME = {
     "cohen_dz": "effects",
     "compare": "readings",
     "concordance": "association",
+    "detectable": "equivalence",
     "crossed_mean": "effects",
     "event_rate": "effects",
     "fieller": "effects",
@@ -92,6 +94,7 @@ _HOME = {
     "screen": "screens",
     "selective": "selectivity",
     "sign_flip": "paired",
+    "signed_rank": "paired",
     "spearman": "association",
     "spearman_many": "association",
     "specification_curve": "multiverse",
@@ -133,6 +136,7 @@ __all__ = [
     "compare",
     "concordance",
     "crossed_mean",
+    "detectable",
     "event_rate",
     "fieller",
     "fixed_sequence",
@@ -149,6 +153,7 @@ __all__ = [
     "screen",
     "selective",
     "sign_flip",
+    "signed_rank",
     "spearman",
     "spearman_many",
     "specification_curve",

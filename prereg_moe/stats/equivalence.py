@@ -35,6 +35,7 @@ __all__ = [
     "Absence",
     "Equivalence",
     "absence",
+    "detectable",
     "noninferior",
     "power_equivalence",
     "power_t",
@@ -231,6 +232,31 @@ def power_t(n: int, effect: float, sd: float, *, alpha: float = 0.05, sides: Lit
     shift = math.sqrt(n) * effect / sd
     upper = 1 - float(nctdtr(n - 1, shift, critical))
     return upper + (float(nctdtr(n - 1, shift, -critical)) if sides == 2 else 0.0)
+
+
+def detectable(n: int, *, power: float = 0.8, alpha: float = 0.05, sides: Literal[1, 2] = 2) -> float:
+    """Return the smallest true effect, in standard deviations, that the one-sample t-test finds with this power.
+
+    Formula: the d with ``power_t(n, d, 1) = power``, by bisection. Source: Cohen 1988, ch. 2.
+
+    Raises:
+        Invalid: fewer than two units, or a power that is not between alpha and 1.
+
+    >>> round(detectable(200, alpha=0.0025), 3), round(detectable(200, alpha=0.01), 3), round(detectable(200), 3)
+    (0.276, 0.244, 0.199)
+    """
+    if not alpha < power < 1:
+        raise Invalid(Problem("power", f"is {power}", f"between alpha ({alpha}) and 1"))
+    low, high = 0.0, 1.0
+    while power_t(n, high, 1.0, alpha=alpha, sides=sides) < power:
+        low, high = high, 2 * high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if power_t(n, middle, 1.0, alpha=alpha, sides=sides) < power:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def power_equivalence(n: int, sd: float, *, low: float, high: float, alpha: float = 0.05) -> float:

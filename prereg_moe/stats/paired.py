@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +35,7 @@ from prereg_moe.stats.resample import (
     vector,
 )
 
-__all__ = ["NO_DISCORDANT", "RandomisationTest", "mcnemar", "permute_groups", "sign_flip"]
+__all__ = ["NO_DISCORDANT", "RandomisationTest", "mcnemar", "permute_groups", "sign_flip", "signed_rank"]
 
 NO_DISCORDANT = "NO_DISCORDANT"
 _FEW_UNITS, _TOLERANCE = 30, 1e-9
@@ -118,6 +118,38 @@ def _table(first: ArrayLike, second: ArrayLike | None) -> tuple[int, int, int, i
     a = int((before * after).sum())
     lost, gained = int(before.sum()) - a, int(after.sum()) - a
     return a, lost, gained, before.size - a - lost - gained
+
+
+def signed_rank(values: ArrayLike, *, sides: Sides = "two") -> float:
+    """Return the p-value of Wilcoxon's signed-rank test.
+
+    H0: differences are distributed symmetrically around 0. Formula: the sum of the ranks of positive
+    differences; zeros are dropped, ties get mean ranks; exact for at most 50 differences without ties or
+    zeros, else normal with the tie correction and without continuity correction (scipy's ``wilcoxon``).
+    1.0 where every difference is 0. Assumptions: differences independent. Source: Wilcoxon 1945; Pratt &
+    Gibbons 1981.
+
+    Args:
+        values: paired differences  # (n,)
+        sides: ``two``, ``lower`` (H1: above 0) or ``upper`` (H1: below 0).
+
+    Raises:
+        Invalid: not at least two finite numbers.
+
+    Darwin's maize, crossed minus self-fertilised heights (R: wilcox.test gives V = 96, p = 0.0413):
+
+    >>> maize = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    >>> round(signed_rank(maize), 4)
+    0.0413
+    """
+    from scipy.stats import wilcoxon  # scipy.stats takes seconds to import
+
+    data = vector(values, "values")
+    if not data.any():
+        return 1.0
+    alternatives: dict[Sides, Literal["two-sided", "greater", "less"]]
+    alternatives = {"two": "two-sided", "lower": "greater", "upper": "less"}
+    return float(wilcoxon(data, zero_method="wilcox", alternative=alternatives[sides], method="auto").pvalue)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

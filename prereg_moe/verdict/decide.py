@@ -478,7 +478,8 @@ def _expression(effects: Effects, family: str, rule: ExpressionRule) -> Decision
     flags = ["UNCORRECTED"]
     if outcome.truth is not None and confirm.evaluate(rounded).truth is None:
         flags.append("KNIFE_EDGE")
-    margin = None if outcome.margin is None else float(outcome.margin[0])
+    known = outcome.margin is not None and all(map(math.isfinite, outcome.margin))
+    margin = float(outcome.margin[0]) if outcome.margin is not None and known else None
     return Decision(verdict, (reason,), tuple(flags), margin=margin, parts={**parts, "expression": confirm.text})
 
 

@@ -135,11 +135,12 @@ def test_any_bytes_can_be_examined(data: bytes) -> None:
 # ------------------------------------------------------------------ the order of stages
 
 
-LETTERS = dict(zip(ledger.FOLLOWS, "adfmctslevrx", strict=True))  # atlas, diagnosis, freeze, amend, start, look ...
+LETTERS = dict(zip(ledger.FOLLOWS, "adfmctsleivrx", strict=True))  # atlas, diagnosis, freeze, amend, start, look ...
 # The same machine said another way: open, frozen again and again, run with looks, judged, reported, judged again.
 _FROZEN = r"ft*(?:m[ad]*ft*)*"
 _RUN = r"s[sxt]*(?:l[xt]*s[sxt]*)*(?:[el][xt]*(?:v[rt]*x[xt]*)*(?:v[rt]*)?)?"
-LEGAL = re.compile(rf"[ad]*(?:{_FROZEN}(?:ct*)?(?:{_RUN})?|{_FROZEN}m[ad]*)?")
+_IMPORT = r"it*(?:v[rt]*x[xt]*)*(?:v[rt]*)?"
+LEGAL = re.compile(rf"[ad]*(?:{_FROZEN}(?:ct*)?(?:{_RUN}|{_IMPORT})?|{_FROZEN}m[ad]*)?")
 
 
 class Stages(RuleBasedStateMachine):
@@ -154,7 +155,7 @@ class Stages(RuleBasedStateMachine):
     def any_stage(self, kind: str, id_: str) -> None:
         self.take(kind, id_)
 
-    @rule(id_=st.sampled_from("abc"), word=st.sampled_from(["afse", "vrx", "fmf", "sls", "xv", "tct"]))
+    @rule(id_=st.sampled_from("abc"), word=st.sampled_from(["afse", "vrx", "fmf", "sls", "xv", "tct", "fivr"]))
     def a_stretch_of_a_study(self, id_: str, word: str) -> None:
         kinds = {letter: kind for kind, letter in LETTERS.items()}
         for letter in word:

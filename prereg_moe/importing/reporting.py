@@ -1,0 +1,139 @@
+"""Reports on evidence made elsewhere, from the verdict document alone, by templates frozen with the registration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from prereg_moe import canonical, report, templating
+from prereg_moe.importing.deciding import FLAGS, REASONS
+from prereg_moe.importing.frozen import FORMATS
+from prereg_moe.importing.schema import parse
+from prereg_moe.report.numbers import FILTERS
+from prereg_moe.verdict.decide import REASONS as RULE_REASONS
+
+__all__ = ["FORMATS", "context", "render_document"]
+
+_WORST = {
+    "estimate": "the off-target axis with the largest estimate",
+    "upper_bound": "the off-target axis with the largest upper bound",
+}
+_FOLLOWS = {
+    (True, "TRUE"): "follows from the printed numbers",
+    (False, "FALSE"): "follows from the printed numbers",
+    (True, "FALSE"): "contradicted by the printed numbers",
+    (False, "TRUE"): "contradicted by the printed numbers",
+}
+_OPEN = "not decided by the printed numbers"
+
+
+def render_document(document: Mapping[str, Any], template: str) -> str:
+    """Return the report a template makes of a verdict document.
+
+    Raises:
+        Invalid: the template fails.
+    """
+    return templating.fill(template, context(document), {**FILTERS, "percent": _percent, "margin": _margin})
+
+
+def context(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a template sees: the document, its study, and its claims by block."""
+    whole = parse(document["study"]).model_dump(mode="json", by_alias=True)  # what was left out is None here
+    study = canonical.loads(canonical.dumps(whole))
+    shared = {"document": document, "study": study, "checks": document["checks"], "made": document["made"]}
+    if document["kind"] == "summary":
+        return {**shared, **_summary(document, study)}
+    return {**shared, **_items(document, study)}
+
+
+def _summary(document: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = [
+        {
+            **block,
+            "readings": [
+                {**entry, "says": _says(entry)} for entry in document["readings"] if entry["block"] == block["id"]
+            ],
+        }
+        for block in study["claims"]
+    ]
+    for block in blocks:
+        first = block["readings"][0]
+        block.update(expression=first["expression"], worst=_WORST[first["worst_off"]])
+        block["by_reading"] = {
+            word: [entry["claim"] for entry in block["readings"] if entry["reading"] == word]
+            for word in ("TRUE", "FALSE", "UNDECIDABLE")
+        }
+    claims = [
+        {
+            "claim": claim,
+            **entry,
+            "readings": [one for block in blocks for one in block["readings"] if one["claim"] == claim],
+        }
+        for claim, entry in document["printed"].items()
+    ]
+    rates = document["error_rates"]
+    return {
+        "blocks": blocks,
+        "claims": claims,
+        "rates": _rates(rates) if rates else [],
+        "settings": rates and rates["settings"],
+    }
+
+
+def _says(entry: Mapping[str, Any]) -> str | None:
+    if entry["said"] is None:
+        return None
+    return _FOLLOWS.get((entry["said"], entry["reading"]), _OPEN)
+
+
+def _rates(diagnosis: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"rule": rule, "expression": diagnosis["expressions"][rule], "scenario": scenario, **truths}
+        for rule, scenarios in diagnosis["rules"].items()
+        for scenario, truths in scenarios.items()
+    ]
+
+
+def _items(document: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = [
+        {
+            **block,
+            "kind": study["rules"][block["rule"]]["kind"],
+            "settings": study["rules"][block["rule"]],
+            "verdicts": [entry for entry in document["verdicts"] if entry["block"] == block["id"]],
+        }
+        for block in study["claims"]
+    ]
+    for block in blocks:
+        block["counts"] = {
+            word: sum(entry["verdict"] == word for entry in block["verdicts"])
+            for word in ("CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID")
+        }
+    used = {reason for entry in document["verdicts"] for reason in entry["reasons"]}
+    raised = {flag for entry in document["verdicts"] for flag in entry["flags"]}
+    reasons, flags = {**RULE_REASONS, **REASONS}, {**report.FLAGS, **FLAGS}
+    return {
+        "blocks": blocks,
+        "cells": document["cells"],
+        "controls": document["controls"],
+        "reasons": {name: text for name, text in reasons.items() if name in used},
+        "flags": {name: text for name, text in flags.items() if name in raised},
+        "level": f"{100 * study['inference']['interval']['level']:.6g}%",
+    }
+
+
+def _percent(rate: Mapping[str, Any] | None) -> str:
+    """Return a simulated rate in percent with its 95% interval."""
+    if rate is None:
+        return "–"
+    return f"{100 * rate['estimate']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def _margin(margin: Any) -> str:
+    """Return what a margin can be; an end that nothing bounds is left out."""
+    low, high = margin or (None, None)
+    if low is None and high is None:
+        return "anything"
+    if low is None or high is None:
+        return f"at most {report.effect(high)}" if low is None else f"at least {report.effect(low)}"
+    return f"{report.effect(low)} to {report.effect(high)}"

@@ -1,0 +1,175 @@
+"""The stages of evidence made elsewhere behind its freeze, on disk and under the ledger.
+
+<root>/registrations/<id>/registration.yaml  diagnosis.json  frozen.json  templates/
+<root>/reports/<id>/sources/...  imported.json  verdict.json  report.md  report.tex
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prereg_moe import canonical, ledger
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.importing import simulation, sources
+from prereg_moe.importing.checks import check_released
+from prereg_moe.importing.freezing import load_frozen, read_sealed
+from prereg_moe.importing.judging import judge
+from prereg_moe.importing.reporting import FORMATS, render_document
+from prereg_moe.importing.schema import Imported, Samples, load
+from prereg_moe.registry import Registry, read_bytes
+
+__all__ = ["diagnose", "read_sources", "render", "take_in", "verdict"]
+
+_MAX_FILES = 10_000
+
+
+def diagnose(
+    registry: Registry, id_: str, *, studies: int | None, time: str, progress: simulation.Progress | None
+) -> tuple[dict[str, Any], Path, str]:
+    """Simulate a summary's rules, write and seal ``diagnosis.json``; return it, its path and the head.
+
+    Raises:
+        Invalid: no design is registered.
+        Deviated: it is frozen already.
+    """
+    folder = registry.registration(id_)
+    if ledger.stage(ledger.parse(registry.ledger()), id_) not in ledger.FOLLOWS["diagnosis"]:
+        raise Deviated(Problem(id_, "is frozen already", "its diagnosis stands; register a new study for another"))
+    made = simulation.diagnose(load(folder / "registration.yaml"), studies=studies, progress=progress)
+    path = folder / "diagnosis.json"
+    canonical.write(path, made)
+    return made, path, registry.seal("diagnosis", id_, [path], time=time)
+
+
+def take_in(
+    registry: Registry, id_: str, kind: str, source: Path, *, data: Path | None = None, time: str
+) -> tuple[dict[str, Any], str]:
+    """Copy the source files, derive ``imported.json`` from them, seal all of it; return it and the head.
+
+    Nothing is written where a file is not what is registered.
+
+    Args:
+        registry: the registry.
+        id_: the registration.
+        kind: the kind of evidence that was asked for.
+        source: a table, or for lm-eval a folder of runs.
+        data: the folder of files released beside a summary; where given they are checked.
+        time: the time of the seal.
+
+    Raises:
+        Invalid, NotCheckable, Tampered, Deviated: what keeps the files from being this study's evidence.
+    """
+    frozen = load_frozen(registry, id_)
+    document = frozen.registration
+    if document.evidence.kind != kind:
+        found = f"its evidence is {document.evidence.kind}"
+        raise Invalid(Problem(id_, found, f"run `prereg-moe import {document.evidence.kind} {id_}`"))
+    before = ledger.stage(ledger.parse(registry.ledger()), id_)
+    if before not in ledger.FOLLOWS["import"]:
+        raise Deviated(Problem(id_, "has its evidence already", "register other evidence as a new study"))
+    if data is not None and document.released is None:
+        raise Invalid(Problem("--data", "no released files are registered", "name them under `released`"))
+    files = _files(document, source)
+    checks = check_released(document.released, data) if data is not None and document.released is not None else None
+    imported = sources.derive(frozen, files, checks)
+    folder = registry.reports(id_)
+    written = [folder / "sources" / name for name in files]
+    for path, content in zip(written, files.values(), strict=True):
+        canonical.write(path, content)
+    canonical.write(folder / "imported.json", imported)
+    body = {"kind": kind, "checks": None if checks is None else checks["files"]}
+    return imported, registry.seal("import", id_, [folder / "imported.json", *written], time=time, body=body)
+
+
+def _files(document: Imported, source: Path) -> dict[str, bytes]:
+    """Return name -> bytes of a source: the file itself, or the registered runs below a folder."""
+    if not isinstance(document.evidence, Samples):
+        if not source.is_file():
+            raise NotCheckable(Problem(str(source), "is not a file", "give the table"))
+        return {source.name: read_bytes(source)}
+    if not source.is_dir():
+        raise NotCheckable(Problem(str(source), "is not a folder", "give the folder that holds the runs"))
+    root = source.resolve()
+    found: dict[str, bytes] = {}
+    for run in (document.evidence.baseline, *document.evidence.ablations.values()):
+        folder = (root / run.folder).resolve()
+        if not folder.is_relative_to(root):
+            raise Invalid(Problem("evidence", f"{run.folder!r} leaves {source}", "name a folder below it"))
+        if not folder.is_dir():
+            raise NotCheckable(Problem(str(source), f"has no folder {run.folder}", "give the run's --output_path"))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.suffix in (".json", ".jsonl") and not path.name.startswith("."):
+                found[path.relative_to(root).as_posix()] = read_bytes(path)
+    if len(found) > _MAX_FILES:
+        raise Invalid(Problem(str(source), f"holds {len(found)} files", f"at most {_MAX_FILES}"))
+    return found
+
+
+def read_sources(registry: Registry, id_: str) -> dict[str, bytes]:
+    """Return name -> bytes of the copied source files of an import, as they lie on disk.
+
+    Raises:
+        NotCheckable: one cannot be read.
+    """
+    folder = registry.reports(id_) / "sources"
+    return {
+        path.relative_to(folder).as_posix(): read_bytes(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def verdict(registry: Registry, id_: str, *, time: str) -> tuple[dict[str, Any], str]:
+    """Judge imported evidence, write and seal ``verdict.json``; return the document and the ledger's head.
+
+    Raises:
+        NotCheckable, Tampered: the evidence is not there, or not as sealed.
+    """
+    frozen = load_frozen(registry, id_)
+    seals = ledger.parse(registry.ledger())
+    files = ledger.sealed_files(seals, id_)
+    path = registry.reports(id_) / "imported.json"
+    todo = f"run `prereg-moe import {frozen.registration.evidence.kind} {id_}`"
+    imported = canonical.loads(read_sealed(registry, files, path, todo), registry.name(path))
+    diagnosis = None
+    if frozen.document["pins"]["diagnosis"] is not None:
+        kept = registry.registration(id_) / "diagnosis.json"
+        diagnosis = canonical.loads(read_sealed(registry, files, kept, ""), registry.name(kept))
+    made = judge(frozen, imported, diagnosis)
+    target = registry.reports(id_) / "verdict.json"
+    sealed = files.get(registry.name(target))
+    if sealed is not None and sealed != canonical.digest(made):
+        found = "another verdict than the one sealed follows from the evidence"
+        raise Tampered(Problem(registry.name(target), found, "use the version of prereg-moe that judged it"))
+    canonical.write(target, made)
+    if sealed is not None:
+        return made, ledger.head(seals) or ""
+    return made, registry.seal("verdict", id_, [target], time=time)
+
+
+def render(registry: Registry, id_: str, formats: Sequence[str], *, time: str) -> tuple[list[Path], str]:
+    """Render the sealed verdict by the frozen templates, seal the reports; return them and the head.
+
+    Raises:
+        Invalid: another format than md and tex.
+        NotCheckable: there is no verdict yet.
+        Tampered: the verdict or a template is not the one sealed.
+    """
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise Invalid(Problem("--format", f"{unknown[0]!r} is not a format", f"choose among {', '.join(FORMATS)}"))
+    seals = ledger.parse(registry.ledger())
+    files = ledger.sealed_files(seals, id_)
+    path = registry.reports(id_) / "verdict.json"
+    document = canonical.loads(
+        read_sealed(registry, files, path, f"run `prereg-moe verdict {id_}`"), registry.name(path)
+    )
+    written = []
+    for format_ in formats:
+        template = registry.registration(id_) / "templates" / f"report.{format_}.j2"
+        source = read_sealed(registry, files, template, f"run `prereg-moe freeze {id_}`").decode()
+        target = registry.reports(id_) / f"report.{format_}"
+        canonical.write(target, render_document(document, source).encode())
+        written.append(target)
+    if all(files.get(registry.name(target)) == canonical.digest_file(target) for target in written):
+        return written, ledger.head(seals) or ""
+    return written, registry.seal("report", id_, written, time=time)
