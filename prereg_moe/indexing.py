@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prereg_moe import canonical, ledger, templating
+from prereg_moe import canonical, importing, ledger, templating
 from prereg_moe.errors import PreregError
 from prereg_moe.freezing import TEMPLATES
 from prereg_moe.ledger import Seal
@@ -57,9 +57,9 @@ def entries(registry: Registry, seals: Sequence[Seal]) -> list[dict[str, Any]]:
 
 def _entry(registry: Registry, id_: str, seals: tuple[Seal, ...]) -> dict[str, Any]:
     files = ledger.sealed_files(seals, id_)
-    title, remarks = id_, []
+    title, remarks, folder = id_, [], registry.registration(id_)
     try:
-        title = load(registry.registration(id_) / "registration.yaml").title
+        title = (importing.load if importing.is_imported(folder) else load)(folder / "registration.yaml").title
     except PreregError as error:
         remarks.append(f"registration.yaml cannot be read: {error.problems[0]}")
     here = standing(registry, id_, seals)
@@ -91,6 +91,11 @@ def _outcome(registry: Registry, id_: str, files: dict[str, str]) -> dict[str, A
     if not path.is_file() or canonical.digest_file(path) != sealed:
         return nothing | {"note": "verdict.json is not the file that was sealed"}
     document = canonical.read(path)
+    if "readings" in document:
+        tiers = {block["id"]: block["tier"] for block in document["study"]["claims"]}
+        found = [entry["reading"] for entry in document["readings"] if tiers[entry["block"]] == "confirmatory"]
+        counted = ", ".join(f"{found.count(word)} {word}" for word in dict.fromkeys(sorted(found)))
+        return nothing | {"note": f"published numbers, read and not judged: {counted}"}
     found = [entry["verdict"] for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
     return {
         "verdicts": {verdict: found.count(verdict) for verdict in _VERDICTS if verdict in found},

@@ -365,3 +365,14 @@ def test_a_bundle_of_imported_evidence_is_audited_by_itself(
     [found] = said["registrations"]
     outcomes = {finding["name"]: finding["outcome"] for finding in found["findings"]}
     assert (said["exit_code"], outcomes["evidence"], outcomes["verdict"]) == (0, "holds", "holds")
+
+
+def test_the_page_over_all_registrations_counts_readings_and_calls_them_so() -> None:
+    from prereg_moe.indexing import entries
+
+    registry = Registry(ROOT)
+    seals = ledger.parse(registry.ledger())
+    [entry] = [entry for entry in entries(registry, seals) if entry["id"] == "command-a-plus"]
+    assert entry["title"] == "What the published numbers on Command A+ decide"
+    assert entry["verdicts"] is None
+    assert entry["note"] == "published numbers, read and not judged: 6 FALSE, 2 TRUE, 4 UNDECIDABLE"
