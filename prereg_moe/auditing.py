@@ -418,7 +418,7 @@ class _Elsewhere(_Case):
         yield frozen.digest
 
     def pinned(self) -> Iterator[str]:
-        self._due("import", "nothing is imported yet")
+        self._due("import", otherwise="nothing is imported yet")
         checks, released = self._imported()["checks"], self._read_import().registration.released
         if checks is None or released is None:
             raise NotDue("no released file was checked")
@@ -434,7 +434,7 @@ class _Elsewhere(_Case):
         raise NotDue("evidence made elsewhere has no atlas here")
 
     def evidence(self) -> Iterator[str]:
-        self._due("import", "nothing is imported yet")
+        self._due("import", otherwise="nothing is imported yet")
         document = self._imported()
         files = importing.read_sources(self.registry, self.id)
         made = importing.derive(self._read_import(), files, document["checks"])
@@ -443,7 +443,7 @@ class _Elsewhere(_Case):
         yield f"{len(files)} source files, {canonical.digest(document)}"
 
     def verdict(self) -> Iterator[str]:
-        self._due("verdict", "there is no verdict yet")
+        self._due("verdict", otherwise="there is no verdict yet")
         data = read_bytes(self.registry.reports(self.id) / "verdict.json")
         frozen = self._read_import()
         pinned = frozen.document["pins"]["diagnosis"] is not None
@@ -454,7 +454,7 @@ class _Elsewhere(_Case):
         yield f"{len(made['readings' if made['kind'] == 'summary' else 'verdicts'])} claims, byte for byte"
 
     def report(self) -> Iterator[str]:
-        self._due("report", "there is no report yet")
+        self._due("report", otherwise="there is no report yet")
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
         formats = [f for f in importing.FORMATS if self._name(f) in self._files()]
         for format_ in formats:
@@ -476,7 +476,7 @@ class _Elsewhere(_Case):
 
     def _read_import(self) -> FrozenImport:
         if self._imported_frozen is None:
-            self._due("freeze", "it is not frozen yet")
+            self._due("freeze", otherwise="it is not frozen yet")
             path = self.registry.registration(self.id) / "frozen.json"
             self._imported_frozen = FrozenImport.from_bytes(read_bytes(path), self.registry.name(path))
         return self._imported_frozen
