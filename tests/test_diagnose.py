@@ -151,6 +151,39 @@ def test_the_figures_agree_with_theory() -> None:
     assert detectable["effects"]["main"] == pytest.approx(1.2 * detectable["factor"])
 
 
+def test_a_family_is_replicated_by_the_partial_conjunction_of_its_blocks() -> None:
+    p = [np.array([[0.01, 0.04, np.nan]]), np.array([[0.02, 0.06, 0.01]]), np.array([[0.9, 0.03, 0.01]])]
+    assert figures.replicated(p, 3, 0.05).tolist() == [[False, False, False]]
+    assert figures.replicated(p, 2, 0.05).tolist() == [[True, False, False]]  # 2 p_(2): .04, .08, unknown
+    assert figures.replicated(p, 1, 0.05).tolist() == [[True, False, False]]  # 3 p_(1): .03, .09, unknown
+
+
+def test_exploratory_blocks_and_replications_are_simulated() -> None:
+    document = registration() | {"diagnosis": SECTION}
+    document["claims"] = [document["claims"][0], document["claims"][3]]
+    document["controls"] = {"null": document["controls"]["null"]}
+    found = diagnose(parse(document)).document["scenarios"]["normal"]
+    assert set(found["blocks"]) == {"main", "again"}
+    both = found["replications"]["both"]["power"]["each"]
+    assert both["of"] == 20
+    alone = [found["blocks"][name]["power"]["each"]["estimate"] for name in ("main", "again")]
+    assert 0 < both["estimate"] <= min(alone) + 0.1  # the skew guard holds back a verdict, not its p
+    wrong = found["replications"]["both"]["family_wise_error"]
+    assert set(wrong) == {"selectivity", "minimum_effect"}
+    assert all(rate["estimate"] <= 0.2 for rate in wrong.values())
+    document["claims"], document["replication"] = document["claims"][:1], []
+    without = diagnose(parse(document)).document["scenarios"]["normal"]
+    assert "replications" not in without
+    for name in ("family_wise_error", "power", "flips", "minimum_detectable_effect"):
+        assert without[name] == found[name], "an exploratory block changes nothing of the confirmatory ones"
+
+
+def test_simulated_studies_escalate_in_the_registered_proportion() -> None:
+    inference = registration()["inference"] | {"resamples": 9999, "escalation": 99999}
+    assert Design(study(inference=inference), "1", 999).escalation == 9990
+    assert Design(study(), "1", 199).escalation == 199
+
+
 # ------------------------------------------------------------------ determinism
 
 

@@ -5,8 +5,8 @@ simulated study by the code of `verdict`, and counts: errors at the boundaries o
 effects, coverage, errors of sign, exaggeration, flips between replications, the smallest effect found reliably.
 Source: Blair, Cooper, Coppock & Humphreys 2019 (diagnosands); Gelman & Carlin 2014 (type S, exaggeration).
 
-Assumed: harm is spread as the scenario says, studies and axes are independent. Left out: escalation of resamples,
-exploratory blocks beside confirmatory ones, replications.
+Exploratory blocks are judged beside confirmatory ones, replications are joined, and doubtful studies escalate in the
+registered proportion. Assumed: harm is spread as the scenario says; studies, axes and blocks are independent.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from prereg_moe.diagnosing.study import Outcomes, Task, joined, run
 from prereg_moe.errors import Invalid, Problem, Stopped
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registration.demand import SCHEMA
-from prereg_moe.registration.schema import ScenarioName
+from prereg_moe.registration.schema import Replication, ScenarioName
 
 __all__ = ["SCHEMA", "STUDIES", "Diagnosis", "Scales", "diagnose"]
 
@@ -52,7 +52,8 @@ class Diagnosis:
     Attributes:
         document: plain JSON. ``registration`` is the digest of the expanded registration; ``scenarios`` holds,
             by name, ``family_wise_error`` and ``false_refutation`` at each boundary, ``power``, ``coverage``,
-            ``type_s``, ``exaggeration``, ``flips``, ``controls``, ``minimum_detectable_effect`` and ``blocks``.
+            ``type_s``, ``exaggeration``, ``flips``, ``controls``, ``minimum_detectable_effect``, ``blocks`` and, where
+            some are registered, ``replications``. All but the last two are about the judged blocks.
     """
 
     document: Mapping[str, Any]
@@ -131,6 +132,7 @@ def _settings(design: Design, blocks: Sequence[Block], studies: int) -> dict[str
         "studies": studies,
         "seed": design.seed,
         "resamples": design.resamples,
+        "escalation": design.escalation,
         "registered_resamples": inference.resamples,
         "registered_escalation": inference.escalation,
         "blocks": {
@@ -155,29 +157,72 @@ def _settings(design: Design, blocks: Sequence[Block], studies: int) -> dict[str
 def _scenario(
     registration: Registration, blocks: tuple[Block, ...], name: ScenarioName, studies: int, watch: _Watch
 ) -> dict[str, Any]:
-    judged = tuple(block for block in blocks if block.role == "judged")
+    claimed = tuple(block for block in blocks if block.role in ("judged", "exploratory"))
+    judged = tuple(block for block in claimed if block.role == "judged")
     boundaries = (Truth("selectivity"), Truth("minimum_effect"))
-    wrong = {truth.kind: watch.outcomes(name, truth, judged, studies) for truth in boundaries}
-    right = watch.outcomes(name, Truth("planned"), judged, studies, intervals=True)
+    wrong: dict[str, dict[str, Outcomes]] = {
+        truth.kind: watch.outcomes(name, truth, claimed, studies) for truth in boundaries
+    }
+    right = watch.outcomes(name, Truth("planned"), claimed, studies, intervals=True)
     controls, passed = _controls(registration, blocks, name, studies, watch)
-    made = {kind: figures.errors(outcomes) for kind, outcomes in wrong.items()}
-    return {
+    made = {kind: figures.errors(_of(judged, outcomes)) for kind, outcomes in wrong.items()}
+    found = {
         "family_wise_error": {kind: rates["confirmed"] for kind, rates in made.items()},
         "false_refutation": {kind: rates["refuted"] for kind, rates in made.items()},
-        **figures.planned(right, passed),
+        **figures.planned(_of(judged, right), passed),
         "controls": controls,
         "minimum_detectable_effect": _detectable(registration, judged, name, studies, watch),
         "blocks": {
             block.claims.id: {
                 "family_wise_error": {
-                    kind: figures.errors({block.claims.id: outcomes[block.claims.id]})["confirmed"]
-                    for kind, outcomes in wrong.items()
+                    kind: figures.errors(_of([block], outcomes))["confirmed"] for kind, outcomes in wrong.items()
                 },
-                "power": figures.planned({block.claims.id: right[block.claims.id]}, passed)["power"],
+                "power": figures.planned(_of([block], right), passed)["power"],
             }
-            for block in judged
+            for block in claimed
         },
     }
+    if registration.replication:
+        found["replications"] = _replications(registration, claimed, wrong, right, passed)
+    return found
+
+
+def _of(blocks: Sequence[Block], outcomes: Mapping[str, Outcomes]) -> dict[str, Outcomes]:
+    return {block.claims.id: outcomes[block.claims.id] for block in blocks}
+
+
+def _replications(
+    registration: Registration,
+    blocks: Sequence[Block],
+    wrong: Mapping[str, Mapping[str, Outcomes]],
+    right: Mapping[str, Outcomes],
+    passed: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Return, by replication, how often any family is replicated at a boundary, and how many are as planned.
+
+    At a boundary every block's claims are false, so any replicated family is an error.
+    """
+    families = {block.claims.id: list(block.axis) for block in blocks}
+    found = {}
+    for replication in registration.replication:
+        if not all(name in families for name in replication.claims):
+            continue  # of a control
+        shared = [one for one in families[replication.claims[0]] if all(one in families[n] for n in replication.claims)]
+
+        def replicated(
+            outcomes: Mapping[str, Outcomes], one: Replication = replication, shared: list[str] = shared
+        ) -> NDArray[np.bool_]:
+            p = [outcomes[n].p_adjusted[:, [families[n].index(family) for family in shared]] for n in one.claims]
+            return figures.replicated(p, one.require, registration.inference.alpha)
+
+        found[replication.id] = {
+            "family_wise_error": {
+                kind: figures.rate(float(replicated(outcomes).any(axis=1).sum()), len(passed))
+                for kind, outcomes in wrong.items()
+            },
+            "power": {"each": figures.shares(replicated(right) & passed[:, None])},
+        }
+    return found
 
 
 def _controls(
@@ -190,7 +235,7 @@ def _controls(
     passed = np.ones(studies, dtype=bool)
     found: dict[str, Any] = {}
     for block in blocks:
-        if block.role == "judged":
+        if block.role not in ("positive", "negative"):
             continue
         control = registration.controls.positive if block.role == "positive" else registration.controls.negative
         truth = Truth("planned" if block.role == "positive" else "random")
@@ -248,7 +293,7 @@ def _tasks(studies: int) -> int:
 
 
 def _planned_tasks(blocks: Sequence[Block], studies: int) -> int:
-    controls = sum(block.role != "judged" for block in blocks)
+    controls = sum(block.role in ("positive", "negative") for block in blocks)
     return (3 + controls) * _tasks(studies) + _STEPS * _tasks(_few(studies))
 
 

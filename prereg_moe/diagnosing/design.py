@@ -45,7 +45,7 @@ DRAW_CV = 0.4  # of random sets' effects, docs/calibration.md
 _UNIT = 0.05  # a minimum effect where the rule has none
 _KAPPA = 3.0  # where an expression is simulated alone
 
-Role = Literal["judged", "positive", "negative"]
+Role = Literal["judged", "exploratory", "positive", "negative"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Block:
 
     Attributes:
         claims: the block.
-        role: ``judged``, or which control it is.
+        role: ``judged`` (the claims whose errors count), ``exploratory`` beside them, or which control it is.
         alpha: its family-wise level.
         axis: family -> its own axis.
         off: family -> its off-target axes.
@@ -151,7 +151,7 @@ class Design:
     Attributes:
         registration: the study.
         seed: key of every stream.
-        resamples: B of the simulated studies.
+        resamples: B of the simulated studies; they escalate to as many times more as is registered.
         cluster_sizes: measure -> axis -> items of each cluster, for measures whose units are clusters.
         scales: spreads of a pilot.
     """
@@ -161,6 +161,12 @@ class Design:
     resamples: int
     cluster_sizes: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     scales: Scales | None = None
+
+    @property
+    def escalation(self) -> int:
+        """B of doubtful simulated studies: ``resamples`` times the registered escalation over resamples."""
+        inference = self.registration.inference
+        return max(self.resamples, self.resamples * inference.escalation // inference.resamples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,9 @@ def scenarios_of(registration: Registration, *, pilot: bool) -> tuple[ScenarioNa
 
 
 def blocks_of(registration: Registration) -> tuple[Block, ...]:
-    """Return the blocks that are simulated: confirmatory ones (exploratory ones if there are none) and controls.
+    """Return the blocks that are simulated: every one, but controls that are nobody's.
+
+    Confirmatory blocks are judged, the exploratory ones if there are none.
 
     Raises:
         Invalid: no block but controls.
@@ -203,9 +211,9 @@ def blocks_of(registration: Registration) -> tuple[Block, ...]:
     if controls.negative is not None:
         roles[controls.negative.claims] = "negative"
     return tuple(
-        _block(registration, claims, roles.get(claims.id, "judged"))
+        _block(registration, claims, roles.get(claims.id, "judged" if claims.tier == judged else "exploratory"))
         for claims in registration.claims
-        if claims.tier == judged or claims.id in roles
+        if claims.tier != "control" or claims.id in roles
     )
 
 

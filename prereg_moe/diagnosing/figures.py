@@ -12,7 +12,7 @@ from scipy.special import betaincinv
 
 from prereg_moe.diagnosing.study import Outcomes
 
-__all__ = ["errors", "planned", "rate", "shares"]
+__all__ = ["errors", "planned", "rate", "replicated", "shares"]
 
 Array = NDArray[np.float64]
 _LEVEL = 0.95
@@ -82,6 +82,20 @@ def planned(outcomes: Mapping[str, Outcomes], passed: NDArray[np.bool_]) -> dict
         "exaggeration": _mean(estimate, raw == 1),
         "flips": _flips(verdict),
     }
+
+
+def replicated(p_adjusted: Sequence[Array], require: int, alpha: float) -> NDArray[np.bool_]:
+    """Return which families are replicated in at least ``require`` of the blocks, as `verdict` decides it.
+
+    Args:
+        p_adjusted: by block the adjusted p of the families all blocks have; NaN never replicates  # (studies, families)
+        require: u of the partial conjunction.
+        alpha: the registered level.
+    """
+    table = np.stack(p_adjusted)
+    known = ~np.isnan(table).any(axis=0)
+    conjunction = (len(table) - require + 1) * np.sort(table, axis=0)[require - 1]
+    return np.asarray(known & (conjunction <= alpha))
 
 
 def _verdicts(parts: Sequence[Outcomes]) -> NDArray[np.int8]:

@@ -55,12 +55,14 @@ class Outcomes:
         estimate: mean harm found on the own axis, over the true mean; NaN where it is not made.
         covered_on: share (0 or 1) of intervals of it that hold the true mean; NaN where none is made.
         covered_off: the same over the off-target axes.
+        p_adjusted: p over the families; NaN where the rule has none.
     """
 
     verdict: NDArray[np.int8]
     estimate: NDArray[np.float64]
     covered_on: NDArray[np.float64]
     covered_off: NDArray[np.float64]
+    p_adjusted: NDArray[np.float64]
 
 
 def run(design: Design, task: Task) -> dict[str, Outcomes]:
@@ -90,15 +92,16 @@ def _one(design: Design, task: Task, block: Block, number: int) -> Outcomes:
         for family in effects.families
     ]
     verdicts = [CODES[decisions[family].verdict] for family in effects.families]
+    p = [np.nan if (value := decisions[family].p_adjusted) is None else value for family in effects.families]
     estimate, on, off = np.array(found).T
-    return Outcomes(np.array([verdicts], dtype=np.int8), estimate[None], on[None], off[None])
+    return Outcomes(np.array([verdicts], dtype=np.int8), estimate[None], on[None], off[None], np.array([p]))
 
 
 def _as_judged(design: Design, number: int) -> Registration:
-    """Return the registration with the diagnosis's resamples, no escalation, and a seed of the study's own."""
+    """Return the registration with the diagnosis's resamples and escalation, and a seed of the study's own."""
     inference = design.registration.inference
     word = int(stream(design.seed, "diagnose", "resampling", number).words(0, 1)[0])
-    changes = {"seed": str(word), "resamples": design.resamples, "escalation": design.resamples}
+    changes = {"seed": str(word), "resamples": design.resamples, "escalation": design.escalation}
     return design.registration.model_copy(update={"inference": inference.model_copy(update=changes)})
 
 
