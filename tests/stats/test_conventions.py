@@ -98,3 +98,10 @@ def test_places_between_order_statistics() -> None:
 def test_bca_knows_nothing_where_all_replicates_lie_on_one_side(where: float) -> None:
     replicates = np.full(9, where)
     assert intervals._bca(0.5, replicates, replicates, 0.0, 0.05) == ((-math.inf, math.inf), (1.0, 1.0))
+
+
+def test_a_screen_flags_what_does_not_vary_and_nothing_else() -> None:
+    varying = values(80).reshape(40, 2)
+    assert stats.screen({"a": varying}, resamples=9).axes[0].flags == ()
+    varying[:, 0] = 1.0
+    assert stats.screen({"a": varying}, resamples=9).axes[0].flags == ("ZERO_VARIANCE",)
