@@ -116,7 +116,7 @@ _TEXTS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("+1 dropped", "p = (1 + (null >= observed).sum(axis=0)) / (1 + null.shape[0])", "p = (null >= observed).mean(axis=0)"),
     ],
     ("stats/screens.py", _SCREENS): [
-        ("no maximum over the axes", "np.maximum(largest[start:stop], null.max(axis=1))", "null.max(axis=1)"),
+        ("no maximum over the axes", "np.maximum(largest[start:stop], reached)", "reached"),
         ("+1 dropped", "(1 + largest.size - below) / (1 + largest.size)", "(largest.size - below) / largest.size"),
     ],
     ("stats/multiverse.py", _MULTIVERSE): [
