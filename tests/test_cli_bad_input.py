@@ -507,7 +507,7 @@ def test_there_is_no_report_without_a_verdict(computed: World, run_cli: Cli) -> 
 
 
 def test_an_unknown_format_is_refused(reported: World, run_cli: Cli) -> None:
-    assert "'pdf' is not a format" in refused(run_cli, reported, "report", ID, "--format", "pdf", code=INVALID)[0]
+    assert "'docx' is not a format" in refused(run_cli, reported, "report", ID, "--format", "docx", code=INVALID)[0]
 
 
 def test_a_missing_evidence_file_stops_the_verdict(computed: World, run_cli: Cli) -> None:

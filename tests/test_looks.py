@@ -200,7 +200,8 @@ def test_a_look_decides_and_the_rest_is_judged_at_what_is_left(looking: World, r
     looking.report()
     result = looking.audit(ledger.head(ledger.parse(looking.registry.ledger())))
     assert [f for f in result.findings if f.outcome != "holds"] == []
-    assert "Look 1" in (looking.registry.reports(ID) / "report.md").read_text("utf-8")
+    for format_ in ("md", "html"):
+        assert "Look 1" in (looking.registry.reports(ID) / f"report.{format_}").read_text("utf-8")
     assert "1 interim look is spent" in run_cli("status", "--root", looking.root).out
 
 
