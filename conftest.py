@@ -126,10 +126,16 @@ def _even(text: str) -> str:
 
 
 _readme = Sybil([PythonCodeBlockParser()], patterns=["README.md"], setup=enter_here, teardown=leave)
-_pages = Sybil([PythonCodeBlockParser()], patterns=["docs/*.md"], exclude="tutorial.md", setup=enter, teardown=leave)
+_pages = Sybil(
+    [PythonCodeBlockParser()],
+    patterns=["docs/*.md"],
+    excludes=["tutorial.md", "caught.md"],
+    setup=enter,
+    teardown=leave,
+)
 _tutorial = Sybil(
     [files, CodeBlockParser("bash", shell), CodeBlockParser("python", python), CodeBlockParser("text", compare)],
-    patterns=["docs/tutorial.md"],
+    patterns=["docs/tutorial.md", "docs/caught.md"],
     setup=enter,
     teardown=leave,
 )

@@ -167,6 +167,7 @@ class Copy:
         document["pins"] = {**document["pins"], "document": canonical.digest(text)}
         canonical.write(self.folder / "frozen.json", document)
         self._rename(old.plan, self.frozen.plan)
+        self.reseal()  # what is judged is read from the ledger's seals
         self.rejudge()
         self.reseal()
 

@@ -17,11 +17,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from registration_keys import KEYS
 
+from prereg_moe import canonical
+from prereg_moe.attack import CHEATS, ROWS, UNSEEN
 from prereg_moe.begin import begin, json_schema
 from prereg_moe.cli import cli
 from prereg_moe.demo import REGISTRATION
 from prereg_moe.importing import schema as importing
 from prereg_moe.registration import schema
+from prereg_moe.report import apart
 from prereg_moe.rules import NAMED, QUANTITIES
 
 ROOT = Path(__file__).parents[2]
@@ -231,9 +234,73 @@ def _planned() -> str:
     )
 
 
+# ------------------------------------------------------------------ the threat model
+
+_TIERS = {"bytes": "the folder alone", "head": "the head too", "nothing": "not to be seen"}
+_THREATS = """# What a reader of a report may believe
+
+Written by `pytest --update` from the cheats that `prereg-moe attack` plays; the tests play all of them and check that
+each is caught with exactly what this page says a reader must hold. [caught.md](caught.md) shows some of them by hand.
+
+An audit says a record is consistent. How much that is worth depends on what the reader holds that its author could not
+change since:
+
+| the reader holds | and the audit holds: the reader may believe |
+|---|---|
+| the folder | report, verdicts, families, null draws and plan follow from each other, from the evidence and from the \
+frozen registration, byte for byte; nothing was left out, added or exchanged afterwards by somebody who did not make \
+everything behind it again |
+| the ledger's head as well, from the paper or the authors, at the time | nothing at all was changed, dropped or \
+backdated since that head was given |
+| a git history of the folder, kept where its author cannot rewrite it | the freeze was committed before any evidence |
+| a signature over it | who stands for it |
+| a time stamp by an authority both trust | it existed no later than then |
+| a reviewer's challenge answered in it | the control runs were made after the challenge was given |
+
+The last four are [trust.md](trust.md). None of them says that the authors were honest before they froze.
+
+## What no audit can see
+
+{unseen}
+
+## The cheats
+
+`row` counts the twelve kinds by which pre-registration tools were compared: {rows}.
+
+| cheat | what it does | row | seen with |
+|---|---|---|---|
+{cheats}
+
+## Hostile files
+
+A bundle, a registration, evidence and templates are data that somebody else wrote. Archives are read under limits and
+unpacked only where every name is plain; no file of a study may be larger than {megabytes} MB, and a pipe or a device in
+place of a file is refused; a document of another shape than prereg-moe writes is *tampered*, whatever seals it; a
+template that is not the package's own is rendered in a process with {seconds} seconds and {gigabytes} GB. An expected
+error ends with exit code 2 or 3 and says where.
+
+Figures drawn as PDF or PNG by another version of matplotlib than the reader's are not compared, and step 9 says so;
+the same figures as SVG are.
+"""
+
+
+def threat_page() -> str:
+    """Return docs/threat-model.md: what may be believed, and every cheat with what it is seen by."""
+    cells = [(c.name, c.what, str(c.row or "–"), _TIERS[c.tier]) for c in CHEATS]
+    return _THREATS.replace("\\\n", "").format(
+        unseen="\n".join(f"- {line}" for line in UNSEEN),
+        rows="; ".join(f"{number} {row}" for number, row in enumerate(ROWS, 1)),
+        cheats="\n".join(f"| {' | '.join(row)} |" for row in cells),
+        megabytes=canonical.MAX_BYTES >> 20,
+        seconds=apart.SECONDS,
+        gigabytes=apart.BYTES >> 30,
+    )
+
+
 GENERATED: dict[str, Callable[[], str]] = {  # file name below the root -> what returns its text
     "docs/cli.md": cli_page,
     "docs/registration.md": registration_page,
+    "docs/threat-model.md": threat_page,
     "registrations/registration.schema.json": _schema,
     "registrations/import.schema.json": _import_schema,
     "registrations/testbed/registration.yaml": _packaged,
