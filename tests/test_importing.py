@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -376,3 +377,35 @@ def test_the_page_over_all_registrations_counts_readings_and_calls_them_so() -> 
     assert entry["title"] == "What the published numbers on Command A+ decide"
     assert entry["verdicts"] is None
     assert entry["note"] == "published numbers, read and not judged: 6 FALSE, 2 TRUE, 4 UNDECIDABLE"
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [("rules", {"kind": "equivalence", "margin": 0.1}), ("measures", {"kind": "rows"})],
+)
+def test_a_study_that_is_run_here_is_told_where_kinds_for_evidence_made_elsewhere_belong(
+    part: str, kind: dict[str, Any]
+) -> None:
+    from world import registration
+
+    from prereg_moe.registration import parse
+
+    document = registration()
+    document[part] = {**document[part], "other": kind}
+    with pytest.raises(Invalid, match=r"is for evidence made elsewhere; register .* prereg-moe/import/1"):
+        parse(document)
+
+
+def test_the_committed_tables_compile_in_a_two_column_paper_without_a_warning(tmp_path: Path) -> None:
+    assert shutil.which("pdflatex"), "TeX is part of the set-up: see .ci/run"
+    shutil.copy(ROOT / "reports" / "command-a-plus" / "report.tex", tmp_path / "report.tex")
+    paper = (
+        r"\documentclass[twocolumn]{article}\usepackage[T1]{fontenc}\usepackage{lmodern}\usepackage{booktabs}"
+        r"\begin{document}\input{report}Text.\end{document}"
+    )
+    (tmp_path / "paper.tex").write_text(paper)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    for _ in range(2):  # labels need two
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert not [line for line in done.stdout.splitlines() if "Warning" in line or "full \\" in line]

@@ -174,6 +174,11 @@ def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
         for name, kinds in schema.PLANNED.items():
             if found in kinds and (union == name or union.startswith(name + ".") or union + ".kind" == name):
                 return Problem(where, f"{found!r} ({kinds[found]}) is not available in this version")
+        if types is vars(schema) and any(
+            found in kinds and union.startswith(n) for n, kinds in schema.ELSEWHERE.items()
+        ):
+            todo = "register such evidence with schema: prereg-moe/import/1 (docs/import.md)"
+            return Problem(where, f"{found!r} is for evidence made elsewhere", todo)
         expected = context.get("expected") or context.get("expected_tags")
         return Problem(where, f"is {found!r}", f"expected {expected}")
     if kind == "union_tag_not_found":

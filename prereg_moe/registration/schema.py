@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
 __all__ = [
+    "ELSEWHERE",
     "PLANNED",
     "PLANNED_SECTIONS",
     "SCHEMA",
@@ -65,7 +66,6 @@ PLANNED: dict[str, dict[str, str]] = {
         "cost": "parameters, bytes, slots, step time",
         "weights": "a statistic of the weights alone",
         "pool": "operators over a frozen sample pool",
-        "rows": "per-item rows scored elsewhere",
     },
     "intervention": {
         "none": "observation only",
@@ -81,13 +81,8 @@ PLANNED: dict[str, dict[str, str]] = {
         "corrupt": "noise on input embeddings",
         "reweight": "units are reweighted over slices",
         "decode": "a decoding policy",
-        "external": "evidence made elsewhere",
     },
     "rules": {
-        "superiority": "a contrast above a bound",
-        "equivalence": "two one-sided tests inside a margin",
-        "noninferiority": "a one-sided margin",
-        "absence": "equivalence and a power gate and a positive control",
         "association": "a rank correlation and its interval",
         "dose_response": "an ordered trend",
         "difference_in_differences": "an interaction contrast",
@@ -95,7 +90,6 @@ PLANNED: dict[str, dict[str, str]] = {
         "cost_bound": "a bound on a cost ratio",
         "harm_bound": "a zero-event bound",
         "conjunction": "several rules at once",
-        "dual_test": "two tests that must agree",
     },
     "controls.null": {
         "mass_matched_sets": "random sets with the family's routing mass: register random_sets, match: mass",
@@ -115,6 +109,12 @@ PLANNED: dict[str, dict[str, str]] = {
         "graphical": "alpha passed along a graph",
     },
     "stopping": {"e_process": "always-valid evidence"},
+}
+# kinds for evidence made elsewhere, in a document of their own (`prereg_moe.importing`)
+ELSEWHERE: dict[str, frozenset[str]] = {
+    "measures": frozenset({"rows"}),
+    "intervention": frozenset({"external"}),
+    "rules": frozenset({"superiority", "equivalence", "noninferiority", "absence", "dual_test"}),
 }
 PLANNED_SECTIONS: dict[str, str] = {
     "arms": "training recipes or checkpoints compared over seeds",
