@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _LEAST_ITEMS = 2  # a mean and its standard error
+_LEAST_16_BIT = 0.01  # nats a request
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -219,6 +220,7 @@ def _short(value: Any) -> str:
 def _cross_check(registration: Registration) -> Iterator[Problem]:
     yield from _references(registration)
     yield from _families(registration)
+    yield from _engine(registration)
     known = [
         (index, claims)
         for index, claims in enumerate(registration.claims)
@@ -335,6 +337,17 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
         elif null.draws < len(named):  # in max-T every family is assigned a draw of its own
             found = f"{null.draws} draws for {len(named)} claims ({claims.id})"
             yield Problem("controls.null.draws", found, "register at least one for each claim")
+
+
+def _engine(registration: Registration) -> Iterator[Problem]:
+    """Yield a tolerance that no two ways of computing in 16 bits can keep: it would stop the run."""
+    engine = registration.engine
+    if engine.kind == "stock" or engine.tolerance >= _LEAST_16_BIT:
+        return
+    for name, model in registration.models.items():
+        if model.dtype in ("bfloat16", "float16"):
+            found = f"is {engine.tolerance:g} nats a request, and models.{name} computes in {model.dtype}"
+            yield Problem("engine.tolerance", found, f"register {_LEAST_16_BIT:g} or more, say 0.5, or float32")
 
 
 def _smallest_level(registration: Registration, claims: Claims) -> float:
