@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import prereg_moe.lab.testbed as testbed
@@ -83,6 +85,19 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
 def evidence_bytes(root: Path, id_: str) -> dict[str, bytes]:
     """Return every file of the evidence folder, hidden ones too."""
     return {path.name: path.read_bytes() for path in (root / "reports" / id_ / "evidence").iterdir()}
+
+
+def kill_at(root: Path, files: int, *options: str) -> None:
+    """Start a run and kill its parent process when so many evidence files are there."""
+    folder = root / "reports/tiny/evidence"
+    arguments = [sys.executable, "-m", "prereg_moe", "run", "tiny", "--root", str(root), "--workers", "2", *options]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if folder.is_dir() and len(list(folder.glob("*.json"))) >= files:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.02)
+    assert process.wait() == -signal.SIGKILL
 
 
 def copy_until_frozen(source: Path, target: Path, id_: str) -> None:

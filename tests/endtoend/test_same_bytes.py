@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from tests.endtoend.studies import command, copy_until_frozen, evidence_bytes
+from tests.endtoend.studies import command, copy_until_frozen, evidence_bytes, kill_at
 
 KILLS = (1, 9, 30)  # evidence files that are there when the run is killed
 
@@ -18,19 +15,6 @@ KILLS = (1, 9, 30)  # evidence files that are there when the run is killed
 def verdict_bytes(root: Path) -> bytes:
     assert command("verdict", "tiny", "--root", root).returncode == 0
     return (root / "reports/tiny/verdict.json").read_bytes()
-
-
-def kill_at(root: Path, files: int) -> None:
-    """Start a run and kill its parent process when so many evidence files are there."""
-    folder = root / "reports/tiny/evidence"
-    arguments = [sys.executable, "-m", "prereg_moe", "run", "tiny", "--root", str(root), "--workers", "2"]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if folder.is_dir() and len(list(folder.glob("*.json"))) >= files:
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL
 
 
 def test_a_run_killed_at_several_points_ends_with_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
