@@ -73,8 +73,11 @@ def study(tmp_path: Path) -> Study:
     root = tmp_path / "study"
     for part in ("registrations", "reports"):
         shutil.copytree(ROOT / part / ID, root / part / ID)
-    shutil.copyfile(ROOT / "registrations/LEDGER.jsonl", root / "registrations/LEDGER.jsonl")
-    head = ledger.head(ledger.parse((root / "registrations/LEDGER.jsonl").read_bytes()))
+    lines = (ROOT / "registrations/LEDGER.jsonl").read_bytes().splitlines(keepends=True)
+    while f'"registration":"{ID}"'.encode() not in lines[-1]:
+        lines.pop()  # seals of studies that are not copied
+    (root / "registrations/LEDGER.jsonl").write_bytes(b"".join(lines))
+    head = ledger.head(ledger.parse(b"".join(lines)))
     kept = {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
     return Study(root, head or "", kept)
 
