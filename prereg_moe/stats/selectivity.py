@@ -101,8 +101,8 @@ class FamilySelectivity:
         p_marginal: largest marginal bootstrap-t p over the contrasts.
         p_welch: largest Welch-t p over the contrasts.
         p_refute: p of H0 "every ψ_o ≥ 0", to be compared with α/F: the smallest over the contrasts of the
-            larger of k·p_below (Holm over the k contrasts) and step-down max-T over all contrasts of all
-            families, divided by F.
+            larger of (1 + 30/n)·k·p_below (Holm over the k contrasts, with the floor's small-sample
+            factor) and step-down max-T over all contrasts of all families, divided by F.
         skew: skewness g of the binding contrast.
         flags: what limits the result.
     """
@@ -427,7 +427,7 @@ def _family(
     contrasts, binding = tuple(contrast for contrast, _ in computed), _binding(computed)[0]
     smallest = min(units.size for units in (family.on, *family.off.values()))
     p_floor = _floor(computed, smallest)
-    below = [len(contrasts) * contrast.p_below for contrast in contrasts]
+    below = [(1 + SMALL_SAMPLE / smallest) * len(contrasts) * contrast.p_below for contrast in contrasts]
     held = {
         FEW_RESAMPLES: not fine,
         FEW_UNITS: smallest < _FEW_UNITS,

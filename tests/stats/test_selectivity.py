@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from prereg_moe import stats
 from prereg_moe.errors import Invalid
+from prereg_moe.stats import selectivity
 
 AXES = ["ar", "en", "fr", "zh"]
 
@@ -45,8 +46,22 @@ def test_contrasts_by_hand():
         assert family.p_marginal == max(c.p_marginal for c in family.contrasts)
         assert family.p_floor >= (1 + 30 / 40) * family.p_marginal - 1e-12 or family.p_floor == 1
         assert family.p_welch == max(c.p_welch for c in family.contrasts)
-        assert family.p_refute >= min(1, 3 * min(c.p_below for c in family.contrasts))
+        n = min(size for _, size in got.n)
+        assert family.p_refute >= min(1, (1 + 30 / n) * 3 * min(c.p_below for c in family.contrasts))
     assert got.p_welch_holm == pytest.approx(stats.adjust([f.p_welch for f in got.families], "holm"))
+
+
+def test_a_refutation_is_held_to_max_t_over_all_contrasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(5)
+    on = [draws.normal(mean, 0.3, 60) for mean in (0.1, 1.0)]
+    off = [{"y": draws.normal(1.0, 0.3, 60)}, {"x": draws.normal(0.0, 0.3, 60)}]
+
+    def refute() -> list[float]:
+        return stats.selective(on, off, on_axes=["x", "y"], seed=3, resamples=999).p_refute.tolist()
+
+    assert refute()[0] < 0.01 < refute()[1]
+    monkeypatch.setattr(selectivity, "_over_contrasts", lambda computed: [np.ones(len(one)) for one in computed])
+    assert refute()[0] == 0.5
 
 
 def test_p_values_and_bounds_by_hand():
@@ -85,12 +100,11 @@ def test_p_values_and_bounds_by_hand():
             assert (c.p_marginal, c.p_below) == (up, down)
             assert c.lower == pytest.approx(c.psi - c.se * np.sort(null[key])[B - 50])
             assert c.upper == pytest.approx(c.psi - c.se * np.sort(null[key])[25 - 1])
-            refutes.append(max(2 * down, below[key] / 2))
-        assert family.p_refute == min(1, min(refutes))
+            refutes.append(max((1 + 30 / 25) * 2 * down, below[key] / 2))
+        assert family.p_refute == pytest.approx(min(1, min(refutes)))
         largest = np.maximum(null[f, "z"], null[f, family.contrasts[0].axis])
         bound = min(t[f, o] for o in off[f])
         assert family.p_floor == pytest.approx(min(1, (1 + 30 / 25) * (1 + (largest >= bound).sum()) / (B + 1)))
-    assert any(f.p_refute > 2 * min(c.p_below for c in f.contrasts) for f in got.families)  # max-T decides one of them
 
 
 def test_ties_count_against_both_directions():
