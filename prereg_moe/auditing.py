@@ -300,7 +300,8 @@ class _Case:
                 continue
             number = seal.body["look"]
             seen = evidence.first(number) if evidence.frozen.look != number else evidence
-            made = judge(seen, store.record(self.registry, seen.frozen, self.seals[: n + 1]))
+            atlases = frozen_atlases(self.registry, seen.frozen)
+            made = judge(seen, store.record(self.registry, seen.frozen, self.seals[: n + 1]), atlases)
             name = f"reports/{self.id}/looks/{number}.json"
             if _same_but_evidence(made.document, canonical.read(self.registry.path(name))):
                 yield f"look {number}, as it was sealed"
@@ -324,7 +325,8 @@ class _Case:
 
     def _judge(self, seals: tuple[Seal, ...]) -> Verdicts:
         evidence = self._gather()
-        return judge(evidence, store.record(self.registry, evidence.frozen, seals))
+        atlases = frozen_atlases(self.registry, evidence.frozen)
+        return judge(evidence, store.record(self.registry, evidence.frozen, seals), atlases)
 
     def read(self) -> Frozen:
         if self._frozen is None:

@@ -182,12 +182,14 @@ def answered(registry: Registry, frozen: Frozen) -> Frozen:
 
 
 def frozen_atlases(registry: Registry, frozen: Frozen) -> dict[str, RoutingAtlas]:
-    """Return model -> the routing atlas that was frozen.
+    """Return model -> the routing atlas that was frozen, nothing where none is registered.
 
     Raises:
         NotCheckable: it is gone.
         Tampered: it is not the one that was frozen.
     """
+    if frozen.registration.atlas is None:
+        return {}
     path = registry.registration(frozen.registration.id) / "atlas.json"
     if canonical.digest_file(path) != frozen.document["pins"]["atlas"]:
         raise Tampered(Problem("atlas.json", "is not the atlas that was frozen", "restore it"))

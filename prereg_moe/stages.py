@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prereg_moe import canonical, ledger, report, store
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
-from prereg_moe.freezing import load_frozen
+from prereg_moe.freezing import frozen_atlases, load_frozen
 from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry, read_bytes
 from prereg_moe.report.apart import render_apart
@@ -30,17 +30,17 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
         Stopped: another command sealed something meanwhile.
     """
     frozen = store.reached(registry, load_frozen(registry, id_))
-    evidence = store.gather(registry, frozen)
+    evidence, atlases = store.gather(registry, frozen), frozen_atlases(registry, frozen)
     path = registry.reports(id_) / "verdict.json"
     seals = ledger.parse(registry.ledger())
     if ledger.stage(seals, id_) in ("verdict", "report"):
-        verdicts = judge(evidence, store.record(registry, frozen, ledger.until(seals, id_, "verdict")))
+        verdicts = judge(evidence, store.record(registry, frozen, ledger.until(seals, id_, "verdict")), atlases)
         if canonical.digest(verdicts.bytes) != ledger.sealed_files(seals, id_).get(registry.name(path)):
             found = "another verdict than the one sealed follows from the evidence"
             raise Tampered(Problem(registry.name(path), found, "use the version of prereg-moe that judged it"))
         canonical.write(path, verdicts.bytes)
         return verdicts, ledger.head(seals) or ""
-    verdicts = judge(evidence, store.record(registry, frozen, seals))
+    verdicts = judge(evidence, store.record(registry, frozen, seals), atlases)
     canonical.write(path, verdicts.bytes)
     return verdicts, registry.seal("verdict", id_, [path], time=time, expected_head=ledger.head(seals))
 
@@ -60,7 +60,7 @@ def look(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
         raise Deviated(Problem(id_, f"is not at a look (behind {stage})", f"run `prereg-moe verdict {id_}`"))
     taken = ledger.next_line(registry.ledger(), "look", id_, time=time, files={}, body={"look": number})
     with_it = ledger.parse(registry.ledger() + taken)
-    verdicts = judge(evidence, store.record(registry, evidence.frozen, with_it))
+    verdicts = judge(evidence, store.record(registry, evidence.frozen, with_it), frozen_atlases(registry, frozen))
     path = registry.reports(id_) / "looks" / f"{number}.json"
     canonical.write(path, verdicts.bytes)
     body = {"look": number}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
+
 
 def enlarged(document: Any, *, axes: int, layers: int, experts: int, size: int, draws: int = 99) -> Any:
     """Return a document of one model with a family of ``size`` experts a layer for each axis."""
@@ -25,11 +27,20 @@ def enlarged(document: Any, *, axes: int, layers: int, experts: int, size: int, 
         for model in ("standard", "planted", "randomised")
         for number, name in enumerate(names)
     ]
+    document["atlas"] = {model: _routing(names, layers, experts) for model in ("standard", "planted", "randomised")}
     kinds = {entry["block"]: entry for entry in document["verdicts"]}
     document["verdicts"] = [_entry(like, name, names, draws) for like in kinds.values() for name in names]
     like = document["replications"][0]
     document["replications"] = [{**like, "family": name} for name in names]
     return document
+
+
+def _routing(axes: list[str], layers: int, experts: int) -> Any:
+    """Return routing as uneven as a trained router's, so that neighbouring cells differ."""
+    mass = np.random.default_rng(1).gamma(0.5, size=(len(axes), layers, experts))
+    shares = (mass / mass.sum(axis=2, keepdims=True)).tolist()
+    rounded = [[[float(f"{value:.6g}") for value in row] for row in table] for table in shares]
+    return {"layers": list(range(layers)), "experts": experts, "axes": dict(zip(axes, rounded, strict=True))}
 
 
 def _entry(like: Any, name: str, names: list[str], draws: int) -> Any:

@@ -29,7 +29,7 @@ def document() -> Any:
 
 def test_every_figure_says_what_in_which_units_of_how_many_and_with_which_interval(document: Any) -> None:
     for drawing in context(document)["figures"].values():
-        if not drawing.name.startswith("families-"):
+        if not drawing.name.startswith(("families-", "atlas-")):
             assert "nats per token" in drawing.caption
             assert "n = 60" in drawing.caption
             assert "interval" in drawing.caption
@@ -130,6 +130,87 @@ def test_shades_tell_harm_from_help(value: float, ink: str) -> None:
 
 def test_a_report_of_128_experts_32_layers_and_6_axes_stays_small(document: Any) -> None:
     large = enlarged(document, axes=6, layers=32, experts=128, size=16, draws=999)
+    assert len(canonical.dumps(large)) < 5_000_000
     page = render(large, (TEMPLATES / "report.html.j2").read_text("utf-8"), "html")
     assert 100_000 < len(page.encode()) < 5_000_000
-    assert sum(len(text) for text in draw(large, ["svg"]).values()) < 2_000_000
+    assert sum(len(text) for text in draw(large, ["svg"]).values()) < 3_000_000
+
+
+def routed(document: Any, table: list[list[float]], cells: Any) -> Drawing:
+    """Return the heat map of a model of one axis, with one family."""
+    document = copy.deepcopy(document)
+    axis = next(iter(document["study"]["axes"]))
+    layers = list(range(10, 10 + len(table)))
+    document["atlas"] = {"standard": {"layers": layers, "experts": len(table[0]), "axes": {axis: table}}}
+    document["families"] = [
+        {"model": "standard", "name": "f", "axis": axis, "cells": cells, "share": 0.5, "uniform": 0.25},
+        {"model": "planted", "name": "f", "axis": axis, "cells": [[10, [0]]], "share": 0.5, "uniform": 0.25},
+    ]
+    found: Drawing = context(document)["figures"]["atlas-standard"]
+    return found
+
+
+def covered(drawing: Drawing, ink: str, rows: int, experts: int) -> set[tuple[int, int]]:
+    """Return the (row, expert) whose middle lies in a rectangle of an ink, by where the panel's frame is."""
+    frame = [mark for mark in drawing.marks if isinstance(mark, Rects) and mark.hollow and mark.ink == "grid"][-1]
+    left, top, width, height = frame.boxes[0]
+    boxes = [
+        box
+        for mark in drawing.marks[drawing.marks.index(frame) - 12 :]
+        if isinstance(mark, Rects) and mark.ink == ink and mark is not frame
+        for box in mark.boxes
+    ]
+    return {
+        (row, expert)
+        for row in range(rows)
+        for expert in range(experts)
+        for x, y in [(left + width * (expert + 0.5) / experts, top + height * (row + 0.5) / rows)]
+        if any(bx < x < bx + w and by < y < by + h for bx, by, w, h in boxes)
+    }
+
+
+def test_a_heat_map_shades_multiples_of_the_uniform_share_and_outlines_the_axis_own_family(document: Any) -> None:
+    table = [[0.0, 0.0, 0.75, 0.25], [0.26, 0.24, 0.49, 0.01], [0.25, 0.25, 0.25, 0.25]]
+    drawing = routed(document, table, [[10, [2]], [12, [0, 1, 3]]])
+    below_the_key = tuple(mark for mark in drawing.marks if not isinstance(mark, Rects) or mark.boxes[0][1] > 20)
+    panel = Drawing("p", "t", "c", 1, 1, below_the_key)
+    shown = {ink: covered(panel, ink, 3, 4) for ink in ("help2", "help1", "harm0", "harm1", "harm2")}
+    assert shown["help2"] == {(0, 0), (0, 1), (1, 3)}
+    assert shown["help1"] == set()
+    assert shown["harm0"] == set(), "what is just below uniform is the page"
+    assert shown["harm2"] == {(0, 2)}, "three times the uniform share"
+    assert shown["harm1"] == {(0, 3), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3)}, "at least uniform, below twice"
+    assert covered(panel, "text", 3, 4) == {(0, 2), (2, 0), (2, 1), (2, 3)}, "of this model only"
+
+
+def test_a_heat_map_says_what_it_shows_of_how_many_and_why_without_interval(document: Any) -> None:
+    drawing = routed(document, [[0.5, 0.5]], [[10, [1]]])
+    sampled = document["study"]["atlas"]
+    assert f"n = {sampled['items']} items an axis of corpus {sampled['corpus']}" in drawing.caption
+    assert "multiple of the uniform share 1/2" in drawing.caption
+    assert "no interval" in drawing.caption
+    root = ET.fromstring(drawing.svg)
+    assert [root.findtext(f"{SVG}{part}") for part in ("title", "desc")] == [drawing.title, drawing.caption]
+
+
+def test_heat_maps_are_on_the_page_and_the_same_bytes_again(document: Any) -> None:
+    large = enlarged(document, axes=2, layers=4, experts=8, size=2)
+    page = render(large, (TEMPLATES / "report.html.j2").read_text("utf-8"), "html")
+    for model in ("standard", "planted", "randomised"):
+        assert f'id="fig-atlas-{model}"' in page
+        again = canonical.loads(canonical.dumps(large))
+        assert draw(large, ["svg"])[f"figures/atlas-{model}.svg"] == draw(again, ["svg"])[f"figures/atlas-{model}.svg"]
+
+
+@pytest.mark.skipif(plotter() is None, reason="matplotlib is not installed: PDF and PNG are drawn by it")
+def test_both_hands_draw_outlines_only_where_rectangles_are_hollow() -> None:
+    import io
+
+    from matplotlib.image import imread
+
+    drawing = Drawing("d", "t", "c", 60, 60, (Rects(((10, 10, 40, 40),), "on", hollow=True),))
+    assert 'fill="none"' in drawing.svg
+    image = imread(io.BytesIO(plotting.plot(drawing, "png")))
+    dots = image.shape[1] / 60
+    assert image[int(30 * dots), int(30 * dots), :3].tolist() == [1, 1, 1]
+    assert image[int(30 * dots), int(10 * dots), :3].max() < 1

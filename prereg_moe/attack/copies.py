@@ -16,6 +16,7 @@ from typing import Any
 
 from prereg_moe import bundling, canonical, evidence, ledger, report, store
 from prereg_moe.evidence import gather
+from prereg_moe.freezing import frozen_atlases
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.registration import expand, load, parse
 from prereg_moe.registry import Registry, find_source, read_bytes
@@ -144,7 +145,9 @@ class Copy:
             return
         before = ledger.until(ledger.parse(self.registry.ledger()), self.id, "verdict")
         gathered = gather(self.frozen, {path.name: path.read_bytes() for path in self.evidence})
-        made = judge(gathered, store.record(self.registry, self.frozen, before))
+        made = judge(
+            gathered, store.record(self.registry, self.frozen, before), frozen_atlases(self.registry, self.frozen)
+        )
         canonical.write(self.reports / "verdict.json", made.document)
         document = canonical.loads(made.bytes)
         made_again = report.draw(document, ["svg"])

@@ -8,13 +8,31 @@ from the marks alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup, escape
 
-__all__ = ["FONT", "INKS", "Dot", "Dots", "Drawing", "Label", "Line", "Mark", "Rects", "number", "shade", "svg"]
+__all__ = [
+    "FONT",
+    "INKS",
+    "OUTLINE",
+    "WIDTH",
+    "Dot",
+    "Dots",
+    "Drawing",
+    "Label",
+    "Line",
+    "Mark",
+    "Rects",
+    "file_name",
+    "number",
+    "shade",
+    "shorten",
+    "svg",
+]
 
 FONT = "DejaVu Sans"
 INKS = {
@@ -36,6 +54,9 @@ INKS = {
 }
 _CONTROL = dict.fromkeys(range(32)) | {127: None, 0xFFFE: None, 0xFFFF: None}
 _SIZE = 11.0
+_LONGEST = 13
+WIDTH = 372.0  # of a figure: one column of a paper, or a phone
+OUTLINE = 0.6  # width of the lines of hollow rectangles
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +94,12 @@ class Dots:
 
 @dataclass(frozen=True, slots=True)
 class Rects:
-    """Rectangles of one ink: (x, y, width, height) each."""
+    """Rectangles of one ink: (x, y, width, height) each; only their outlines where they are hollow."""
 
     boxes: tuple[tuple[float, float, float, float], ...]
     ink: str
     faint: bool = False
+    hollow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +169,17 @@ def shade(value: float, largest: float) -> str:
     return f"{'harm' if value >= 0 else 'help'}{step}"
 
 
+def file_name(*parts: str) -> str:
+    """Return a file name that stays in its folder whatever the document says."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(parts))
+
+
+def shorten(text: str) -> str:
+    """Return a name as it fits beside a figure."""
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
 def _elements(marks: Iterable[Mark]) -> Iterator[str]:
     for mark in marks:
         match mark:
@@ -168,7 +201,8 @@ def _elements(marks: Iterable[Mark]) -> Iterator[str]:
                 path = "".join(
                     f"M{number(x)} {number(y)}h{number(w)}v{number(h)}h{number(-w)}z" for x, y, w, h in mark.boxes
                 )
-                yield f'<path d="{path}" {_fill(mark.ink)}{_FAINT if mark.faint else ""}/>'
+                ink = _outline(mark.ink) if mark.hollow else _fill(mark.ink)
+                yield f'<path d="{path}" {ink}{_FAINT if mark.faint else ""}/>'
             case Label():
                 yield _label(mark)
 
@@ -195,6 +229,10 @@ def _fill(ink: str) -> str:
 
 def _ring(ink: str) -> str:
     return f'class="s-{ink} f-paper" stroke="{INKS[ink]}" stroke-width="1.5" fill="{INKS["paper"]}"'
+
+
+def _outline(ink: str) -> str:
+    return f'class="s-{ink}" stroke="{INKS[ink]}" stroke-width="{number(OUTLINE)}" fill="none"'
 
 
 def _text(text: str) -> str:

@@ -4,6 +4,7 @@
     null-BLOCK      every random expert set, and the family's place among them
     matrix-MODEL-MEASURE  what masking each family does to each axis
     families-MODEL  which experts of which layers the families are
+    atlas-MODEL     where each axis's tokens are routed, with its families outlined, where an atlas is registered
     curve-MULTIVERSE-FAMILY  a specification curve over its registered grid, where a multiverse is registered
 
 Widths suit one column of a paper and a phone. A figure of a claim that measured nothing is left out.
@@ -12,21 +13,19 @@ Widths suit one column of a paper and a phone. A figure of a claim that measured
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prereg_moe.report.drawing import Dot, Dots, Drawing, Label, Line, Mark, Rects, shade
+from prereg_moe.report import maps
+from prereg_moe.report.drawing import WIDTH, Dot, Dots, Drawing, Label, Line, Mark, Rects, file_name, shade, shorten
 from prereg_moe.report.numbers import effect
 
 __all__ = ["draw"]
 
-WIDTH = 372.0
 _ROW = 26.0
 _WORD = 74.0  # the longest verdict
 _LETTER = 6.2
-_LONGEST = 13
 _Entry = Mapping[str, Any]
 
 
@@ -36,7 +35,8 @@ def draw(seen: Mapping[str, Any]) -> tuple[Drawing, ...]:
         *(_forest(block, seen) for block in seen["tests"] if block["verdicts"]),
         *(_nulls(block) for block in seen["tests"] if _compared(block)),
         *(_matrix(table, seen) for table in seen["matrices"]),
-        *(_map(model, families) for model, families in _by_model(seen).items()),
+        *(maps.families(model, families) for model, families in maps.by_model(seen).items()),
+        *(maps.atlas(model, routing, seen) for model, routing in seen["document"].get("atlas", {}).items()),
         *(_curve(entry, seen) for entry in seen["document"].get("multiverse", ()) if _shown(entry)),
     )
 
@@ -87,7 +87,7 @@ def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
     for number, entry in enumerate(entries):
         marks += _forest_row(entry, block, scale, top + _ROW * (number + 0.5))
     return Drawing(
-        _name("forest", block["id"]),
+        file_name("forest", block["id"]),
         f"Effects of masking, {block['id']} ({block['model']})",
         _forest_caption(block, seen),
         WIDTH,
@@ -109,7 +109,7 @@ def _forest_row(entry: _Entry, block: _Entry, scale: _Scale, y: float) -> Iterat
     if "worst_off" in estimates:
         yield from _interval(estimates["worst_off"], scale, y + 5, "off", hollow=True)
     yield from _interval(on, scale, y - 4, "on")
-    yield Label(0, y, _short(entry["family"]), bold=True)
+    yield Label(0, y, shorten(entry["family"]), bold=True)
     yield Label(WIDTH, y, entry["verdict"].lower() + _edge(entry), entry["verdict"], "end", 10)
 
 
@@ -160,7 +160,7 @@ def _nulls(block: _Entry) -> Drawing:
         y = top + _ROW * (number + 0.5)
         draws, on = entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]
         marks.append(Dots(tuple((scale(value), y + _spread(n)) for n, value in enumerate(draws)), 1.6, "null"))
-        marks += [Dot(scale(on), y, 3.5, "on"), Label(0, y, _short(entry["family"]), bold=True)]
+        marks += [Dot(scale(on), y, 3.5, "on"), Label(0, y, shorten(entry["family"]), bold=True)]
         place = 1 + sum(draw >= on for draw in draws)
         marks.append(Label(WIDTH, y, f"{place} of {len(draws) + 1}", "text", "end", 10))
     caption = (
@@ -170,7 +170,7 @@ def _nulls(block: _Entry) -> Drawing:
         " random sets by its place among them."
     )
     title = f"Random expert sets, {block['id']} ({block['model']})"
-    return Drawing(_name("null", block["id"]), title, caption, WIDTH, bottom + 34, tuple(marks))
+    return Drawing(file_name("null", block["id"]), title, caption, WIDTH, bottom + 34, tuple(marks))
 
 
 def _spread(place: int) -> float:
@@ -180,17 +180,17 @@ def _spread(place: int) -> float:
 
 def _matrix(table: _Entry, seen: Mapping[str, Any]) -> Drawing:
     rows, axes = table["rows"], table["axes"]
-    left = _LETTER * max(len(_short(row["family"])) for row in rows) + 10
+    left = _LETTER * max(len(shorten(row["family"])) for row in rows) + 10
     wide = max(34.0, min(46.0, (WIDTH - left) / len(axes)))
-    top, high = 22 + _LETTER * max(len(_short(axis)) for axis in axes) * (wide < 40), 20.0
+    top, high = 22 + _LETTER * max(len(shorten(axis)) for axis in axes) * (wide < 40), 20.0
     marks: list[Mark] = []
     for column, axis in enumerate(axes):
         x = left + wide * (column + 0.5)
         upright = wide < 40
-        marks.append(Label(x, top - 8, _short(axis), "muted", "start" if upright else "middle", 10, upright=upright))
+        marks.append(Label(x, top - 8, shorten(axis), "muted", "start" if upright else "middle", 10, upright=upright))
     for number, row in enumerate(rows):
         y = top + high * number
-        marks.append(Label(0, y + high / 2, _short(row["family"]), bold=True))
+        marks.append(Label(0, y + high / 2, shorten(row["family"]), bold=True))
         for column, cell in enumerate(row["cells"]):
             if cell is None:
                 continue
@@ -207,49 +207,13 @@ def _matrix(table: _Entry, seen: Mapping[str, Any]) -> Drawing:
         f" ({seen['level']} {seen['interval_kind']}) are in the table of the report."
     )
     return Drawing(
-        _name("matrix", table["model"], table["measure"]),
+        file_name("matrix", table["model"], table["measure"]),
         f"On-target and off-target effects ({table['model']}, {table['measure']})",
         caption,
         max(WIDTH, left + wide * len(axes)),
         top + high * len(rows) + 4,
         tuple(marks),
     )
-
-
-def _map(model: str, families: Sequence[_Entry]) -> Drawing:
-    layers = sorted({layer for family in families for layer, _ in family["cells"]})
-    experts = 1 + max((expert for family in families for _, chosen in family["cells"] for expert in chosen), default=0)
-    left, top = 44.0, 16.0 + 14 * math.ceil(len(families) / 5)
-    wide = (WIDTH - left) / experts
-    high = min(18.0, max(4.0, 400 / len(layers)))
-    row = {layer: top + high * number for number, layer in enumerate(layers)}
-    holders = _holders(families)
-    marks: list[Mark] = [Rects(((left, top, WIDTH - left, high * len(layers)),), "grid", faint=True)]
-    for number, family in enumerate(families):
-        ink = f"series{number % 10}"
-        boxes = []
-        for layer, chosen in family["cells"]:
-            for expert in chosen:
-                those = holders[layer, expert]
-                part = wide / len(those)
-                boxes.append((left + wide * expert + part * those.index(number), row[layer] + 0.5, part, high - 1))
-        marks.append(Rects(tuple(boxes), ink))
-        x, y = left + 66 * (number % 5), 7 + 14 * (number // 5)
-        marks += [Rects(((x, y - 4, 8, 8),), ink), Label(x + 12, y, _short(family["name"])[:9], "text", size=9.5)]
-    for number, layer in enumerate(layers):
-        if number % max(1, math.ceil(len(layers) / 16)) == 0:
-            marks.append(Label(left - 5, row[layer] + high / 2, str(layer), "muted", "end", 9))
-    marks.append(Label(8, top + high * len(layers) / 2, "layer", "muted", "middle", 10, upright=True))
-    bottom = top + high * len(layers)
-    for expert in range(0, experts, max(1, 2 ** math.ceil(math.log2(max(1, experts / 8))))):
-        marks.append(Label(left + wide * (expert + 0.5), bottom + 9, str(expert), "muted", "middle", 9))
-    marks.append(Label((left + WIDTH) / 2, bottom + 23, "expert", "muted", "middle", 10))
-    caption = (
-        f"The experts masked for each family of model {model}: {len(families)} families over {len(layers)} layers,"
-        f" experts 0 to {experts - 1}. A cell shared by families is divided between them."
-    )
-    title = f"Where the families are ({model})"
-    return Drawing(_name("families", model), title, caption, WIDTH, bottom + 32, tuple(marks))
 
 
 _DIMENSIONS = ("measure", "rule", "correction", "interval", "null", "gates")
@@ -286,11 +250,11 @@ def _curve(entry: _Entry, seen: Mapping[str, Any]) -> Drawing:
     for number, (dimension, choice) in enumerate(rows):
         first = number == 0 or rows[number - 1][0] != dimension
         y = top + high + 12 + 13.0 * (number + 0.5)
-        marks.append(Label(left - 6, y, _short(choice), "text", "end", 9))
+        marks.append(Label(left - 6, y, shorten(choice), "text", "end", 9))
         if first:
             marks.append(Label(0, y, dimension, "muted", size=9))
     return Drawing(
-        _name("curve", entry["id"], entry["family"]),
+        file_name("curve", entry["id"], entry["family"]),
         f"Specification curve, {entry['family']} ({entry['id']})",
         f"Effect on the family's own axis, {unit}, + is harm, of claim {entry['claim']} in the {len(shown)} of"
         f" {len(entry['specifications'])} registered specifications that share the registered measure's unit, by rising"
@@ -346,24 +310,6 @@ def _choices(shown: Sequence[_Entry]) -> list[tuple[str, str]]:
     return [(name, choice) for name, choices in found.items() if len(choices) > 1 for choice in choices]
 
 
-def _holders(families: Sequence[_Entry]) -> dict[tuple[int, int], list[int]]:
-    """Return (layer, expert) -> the places of the families that hold it."""
-    found: dict[tuple[int, int], list[int]] = {}
-    for number, family in enumerate(families):
-        for layer, chosen in family["cells"]:
-            for expert in chosen:
-                found.setdefault((layer, expert), []).append(number)
-    return found
-
-
-def _by_model(seen: Mapping[str, Any]) -> dict[str, list[_Entry]]:
-    found: dict[str, list[_Entry]] = {}
-    for family in seen["document"]["families"]:
-        if family["cells"]:
-            found.setdefault(family["model"], []).append(family)
-    return found
-
-
 def _compared(block: _Entry) -> bool:
     return any("null" in entry["estimates"] for entry in block["verdicts"])
 
@@ -391,14 +337,4 @@ def _edge(entry: _Entry) -> str:
 
 
 def _left(entries: Sequence[_Entry]) -> float:
-    return _LETTER * 1.1 * max(len(_short(entry["family"])) for entry in entries) + 8
-
-
-def _name(*parts: str) -> str:
-    """Return a file name that stays in its folder whatever the document says."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", "-".join(parts))
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return _LETTER * 1.1 * max(len(shorten(entry["family"])) for entry in entries) + 8

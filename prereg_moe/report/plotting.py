@@ -18,7 +18,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from prereg_moe.errors import Invalid, Problem
-from prereg_moe.report.drawing import FONT, INKS, Dot, Dots, Drawing, Label, Line, Rects
+from prereg_moe.report.drawing import FONT, INKS, OUTLINE, Dot, Dots, Drawing, Label, Line, Rects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,8 +144,11 @@ class _Canvas:
         from matplotlib.collections import PolyCollection
 
         corners = [[(x, y), (x + w, y), (x + w, y + h), (x, y + h)] for x, y, w, h in mark.boxes]
-        alpha = 0.28 if mark.faint else 1.0
-        self._add(PolyCollection(corners, facecolors=INKS[mark.ink], linewidths=0.0, alpha=alpha), order)
+        ink, alpha = INKS[mark.ink], 0.28 if mark.faint else 1.0
+        style: dict[str, Any] = {"facecolors": ink, "linewidths": 0.0}
+        if mark.hollow:
+            style = {"facecolors": "none", "edgecolors": ink, "linewidths": OUTLINE}
+        self._add(PolyCollection(corners, alpha=alpha, **style), order)
 
     def _label(self, mark: Label, order: int) -> None:
         self._figure.text(

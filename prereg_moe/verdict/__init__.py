@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from prereg_moe import canonical, stats
+from prereg_moe.atlas import RoutingAtlas, share
 from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.record import Record
@@ -81,12 +82,16 @@ class Verdicts:
 POST_HOC = "POST-HOC"
 
 
-def judge(evidence: Evidence, record: Record | None = None) -> Verdicts:
+def judge(
+    evidence: Evidence, record: Record | None = None, atlases: Mapping[str, RoutingAtlas] | None = None
+) -> Verdicts:
     """Return the verdicts on complete evidence, byte for byte the same wherever it is judged.
 
     Args:
         evidence: complete evidence.
         record: what the ledger says about the study; None judges as if it said nothing.
+        atlases: model -> the routing atlas that was frozen. It decides nothing: its shares stand in the document's
+            ``atlas`` for reports to show, and without it that key is absent.
     """
     record = record or Record()
     frozen = evidence.frozen
@@ -100,9 +105,24 @@ def judge(evidence: Evidence, record: Record | None = None) -> Verdicts:
         "conditions": len(frozen.plan),
         **_sequential(evidence, record),
     }
+    if atlases:
+        document["atlas"] = {model: _shares(atlases[model]) for model in frozen.document["layout"] if model in atlases}
     if record.document:
         document["record"] = _owned_up(evidence, record, document["verdicts"])
     return Verdicts(document)
+
+
+def _shares(atlas: RoutingAtlas) -> dict[str, Any]:
+    """Return a model's routing as the document has it: each expert's share of its layer's mass, to six digits."""
+    table = share(atlas.mass)
+    return {
+        "layers": list(atlas.layout.layers),
+        "experts": atlas.layout.experts,
+        "axes": {
+            axis: [[float(f"{value:.6g}") for value in row] for row in table[index].tolist()]
+            for index, axis in enumerate(atlas.axes)
+        },
+    }
 
 
 def _sequential(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]]]:
