@@ -443,9 +443,9 @@ def test_a_study_matched_by_mass_goes_the_whole_way(tmp_path: Path) -> None:
     world.judge()
     result = world.audit(world.report())
     assert [finding.outcome for finding in result.findings] == ["holds"] * 9, result
-    assert "routing share on the own axis (within 0.9 of it)" in (world.registry.reports(ID) / "report.md").read_text(
-        "utf-8"
-    )
+    assert "within a fraction of 0.9, its share of its own axis's routing" in (
+        world.registry.reports(ID) / "report.md"
+    ).read_text("utf-8")
 
 
 def test_sets_matched_by_size_are_shared_and_named_by_no_family(frozen: World) -> None:
