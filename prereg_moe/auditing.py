@@ -176,6 +176,7 @@ class _Case:
             raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
         yield frozen.digest
         yield from self._as_frozen(frozen)
+        yield from self._neighbours(frozen)
 
     def pinned(self) -> Iterator[str]:
         frozen = self.read()
@@ -322,6 +323,28 @@ class _Case:
             if amended.files.get(name) != amended.body["superseded"]:
                 raise Tampered(Problem(name, "is not the frozen registration that was superseded", "restore it"))
             yield f"supersedes {amended.body['superseded']} ({amended.body['reason']})"
+
+    def _neighbours(self, frozen: Frozen) -> Iterator[str]:
+        """Hold what other freezes say they are about against the frozen registrations they bind."""
+        others = {seal.registration: seal for seal in self.seals if seal.kind == "freeze"}
+        others.pop(self.id, None)
+        told = (
+            [id_ for id_, seal in others.items() if seal.body.get("claim_space")] if frozen.registration.claims else []
+        )
+        absent = []
+        for id_ in sorted(told):
+            path = self.registry.registration(id_) / "frozen.json"
+            name = self.registry.name(path)
+            if not path.is_file():
+                absent.append(id_)
+                continue
+            data = read_bytes(path)
+            if canonical.digest(data) != others[id_].files.get(name):
+                raise Tampered(Problem(name, "is not the file that was sealed", "restore it"))
+            if record.claim_space(Frozen.from_bytes(data, name)) != others[id_].body["claim_space"]:
+                raise Tampered(Problem("LEDGER.jsonl", f"the freeze of {id_} says another claim space"))
+        if absent:
+            yield f"not here, so what they are about is their seals' word: {', '.join(absent)}"
 
     def _judge(self, seals: tuple[Seal, ...]) -> Verdicts:
         evidence = self._gather()

@@ -1,7 +1,8 @@
 """Bundles: one archive that holds everything `audit` reads of a study, and opening one as the untrusted data it is.
 
 A bundle is an ordinary zip file: the ledger, the registration's folder, its reports with all
-evidence, and the corpora and tasks it names by ``./``. Weights stay out. The names are sorted
+evidence, the corpora and tasks it names by ``./``, and of the other registrations in the ledger what
+was frozen, for what they are about counts. Weights stay out. The names are sorted
 and nothing in it tells the time, so the same files give the same bytes. What identifies a study
 is the ledger's head, never the archive.
 
@@ -111,6 +112,10 @@ def files(registry: Registry, id_: str) -> dict[str, Path]:
         for path in _walk(start):
             if not any(path.is_relative_to(model) for model in left_out):
                 found[path.relative_to(registry.root).as_posix()] = path
+    for other in {seal.registration for seal in ledger.parse(registry.ledger()) if seal.kind == "freeze"} - {id_}:
+        path = registry.registration(other) / "frozen.json"
+        if path.is_file():
+            found[registry.name(path)] = path
     return found
 
 
@@ -137,12 +142,17 @@ def opened(path: Path) -> Iterator[tuple[Registry, list[str]]]:
     try:
         with tempfile.TemporaryDirectory(prefix="prereg-moe-") as folder:
             _unpack(path, Path(folder))
-            ids = sorted(entry.name for entry in Path(folder, "registrations").glob("*") if entry.is_dir())
+            ids = sorted(entry.name for entry in Path(folder, "registrations").glob("*") if not _only_frozen(entry))
             if not ids:
                 raise NotCheckable(Problem(path.name, "holds no registration", "there is nothing to audit"))
             yield Registry(Path(folder).resolve()), ids
     except OSError as error:
         raise Stopped(Problem(path.name, f"cannot be unpacked ({error.strerror})")) from error
+
+
+def _only_frozen(entry: Path) -> bool:
+    """Whether an entry is the ledger, or a neighbour of which a bundle holds what was frozen and no more."""
+    return not entry.is_dir() or [path.name for path in entry.iterdir()] == ["frozen.json"]
 
 
 # ------------------------------------------------------------------ packing

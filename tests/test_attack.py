@@ -2,26 +2,87 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from world import ID, World, tree
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from world import ID, TIME, World, tree
 
-from prereg_moe import attack, ledger
-from prereg_moe.attack import CHEATS, TIERS, Cheat, Outcome
+from prereg_moe import attack, bundling, canonical, ledger, record, stages, store, trust
+from prereg_moe.amending import amend
+from prereg_moe.attack import CHEATS, TIERS, Cheat, Outcome, course
 from prereg_moe.attack.copies import Copy
+from prereg_moe.auditing import audit
 from prereg_moe.errors import Tampered
+from prereg_moe.frozen import Frozen
+
+AUTHOR, REVIEWER = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (11, 12))
+
+
+def played(world: World, cheats: list[Cheat]) -> dict[str, Outcome]:
+    before = tree(world.root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attack, "CHEATS", cheats)
+        outcomes = attack.play(world.registry, ID)
+    assert tree(world.root) == before, "an attack changed the study"
+    return {outcome.cheat.name: outcome for outcome in outcomes}
 
 
 @pytest.fixture(scope="module")
-def outcomes(stages_of_a_world: dict[str, Path]) -> dict[str, Outcome]:
-    world = World(stages_of_a_world["reported"])
-    before = tree(world.root)
-    played = attack.play(world.registry, ID)
-    assert tree(world.root) == before, "an attack changed the study"
-    return {outcome.cheat.name: outcome for outcome in played}
+def eventful(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A study that was amended, challenged by a reviewer, looked at once, signed, and is one of two variants."""
+    world = World(tmp_path_factory.mktemp("eventful"))
+
+    def edit(document: dict[str, Any]) -> None:
+        document["controls"]["null"] |= {"seed": "challenge", "draws": 150}
+        document["stopping"] = {"kind": "looks", "at": [0.5], "spending": "pocock"}
+
+    world.author(edit)
+    world.record()
+    world.freeze()
+    amended = world.root.parent / "amended.yaml"
+    amended.write_text((world.folder / "registration.yaml").read_text().replace("title: ", "title: Again, "))
+    amend(world.registry, ID, amended, reason="The title was too short.", time=TIME)
+    nonce = trust.give_nonce(world.frozen.digest, REVIEWER, nonce=bytes(range(32)), time=TIME)
+    trust.answer_challenge(world.registry, ID, nonce, time=TIME)
+    for part in (1, 2):
+        world.registry.seal("start", ID, [], time=TIME, body={"missing": part})
+        for condition in world.frozen.plan.values():
+            if condition.measure.endswith(f"@{part}"):
+                canonical.write(world.file(condition), world.made(world.frozen, condition))
+        if part == 1:
+            stages.look(world.registry, ID, time=TIME)
+    store.finish(world.registry, world.frozen, time=TIME)
+    variant = canonical.read(world.folder / "frozen.json")
+    variant["registration"]["id"] = f"{ID}-b"
+    path = world.registry.registration(f"{ID}-b") / "frozen.json"
+    canonical.write(path, variant)
+    body = record.freeze_body(Frozen.from_bytes(path.read_bytes()))
+    world.registry.seal("freeze", f"{ID}-b", [path], time=TIME, body=body)
+    world.judge()
+    stages.render(world.registry, ID, ("md",), time=TIME)
+    trust.sign(world.registry, ID, AUTHOR, time=TIME)
+    return world
+
+
+@pytest.fixture(scope="module")
+def plain(stages_of_a_world: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A study with one report, for an audit renders all again that there are."""
+    root = tmp_path_factory.mktemp("plain")
+    world = World(Path(shutil.copytree(stages_of_a_world["judged"], root, dirs_exist_ok=True)))
+    stages.render(world.registry, ID, ("md",), time=TIME)
+    return world
+
+
+@pytest.fixture(scope="module")
+def outcomes(plain: World, eventful: World) -> dict[str, Outcome]:
+    """Return what came of every cheat, on the study that has what it needs."""
+    special = [cheat for cheat in CHEATS if cheat.needs in ("look", "challenge", "amend")]
+    return played(plain, [cheat for cheat in CHEATS if cheat not in special]) | played(eventful, special)
 
 
 @pytest.mark.parametrize("cheat", CHEATS, ids=lambda cheat: cheat.name)
@@ -30,11 +91,27 @@ def test_a_cheat_is_caught_where_it_can_be(cheat: Cheat, outcomes: dict[str, Out
     if cheat.tier == "nothing":
         assert outcome.result == "unseen"
         return
+    if outcome.result == "not tried":
+        pytest.skip(outcome.said)
     assert outcome.result == "caught", outcome.said
     assert outcome.tier == cheat.tier, "a cheat's tier is the least a reader has to hold"
     assert outcome.exit_code in (3, 4, 5)
     assert outcome.finding is not None
     assert outcome.finding.step > 0
+
+
+def test_a_cheat_that_cannot_be_tried_says_why(reported: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setitem(sys.modules, "securesystemslib.dsse", None)
+    monkeypatch.setitem(sys.modules, "rfc3161_client", None)
+    tried = [cheat for cheat in CHEATS if cheat.needs in ("freeze", "finish") and cheat.tier in TIERS[2:]]
+    outcomes = played(reported, tried)
+    assert len(outcomes) >= 10
+    assert {outcome.result for outcome in outcomes.values()} == {"not tried"}
+    assert all(outcome.as_it_should for outcome in outcomes.values())
+    said = {outcome.said for outcome in outcomes.values()}
+    assert "git is not installed" in said
+    assert any("rfc3161_client is not installed" in line for line in said)
 
 
 def test_there_are_at_least_twelve_of_the_table_and_twelve_more() -> None:
@@ -44,13 +121,12 @@ def test_there_are_at_least_twelve_of_the_table_and_twelve_more() -> None:
     assert all(cheat.what.endswith(".") and cheat.tier in (*TIERS, "nothing") for cheat in CHEATS)
 
 
-@pytest.mark.parametrize("stage", ["frozen", "computed", "judged"])
+@pytest.mark.parametrize("stage", ["frozen", "computed"])
 def test_a_study_at_any_stage_can_be_attacked(stage: str, world_at: Callable[[str], World]) -> None:
     world = world_at(stage)
-    played = attack.play(world.registry, ID)
-    assert all(outcome.as_it_should for outcome in played), [o for o in played if not o.as_it_should]
-    assert any(outcome.result == "not here" for outcome in played)
-    assert any(outcome.result == "caught" for outcome in played)
+    outcomes = played(world, CHEATS[::3]).values()
+    assert all(outcome.as_it_should for outcome in outcomes), [o for o in outcomes if not o.as_it_should]
+    assert {"not here", "caught"} <= {outcome.result for outcome in outcomes}
 
 
 def test_sources_that_lie_elsewhere_are_attacked_by_their_pins(reported: World, tmp_path: Path) -> None:
@@ -87,14 +163,47 @@ def test_a_cheat_that_names_the_wrong_file_is_missed(reported: World, monkeypatc
     assert (outcome.result, outcome.as_it_should) == ("missed", False)
 
 
-def test_the_verb_plays_them_all(reported: World, run_cli: Callable[..., Any]) -> None:
+def test_the_verb_plays_them_all(reported: World, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., Any]) -> None:
+    some = CHEATS[::12]
+    monkeypatch.setattr(attack, "CHEATS", some)
     said = run_cli("attack", reported.root, "--json")
     assert said.code == 0
-    played = said.json["registrations"][ID]
-    assert [one["cheat"] for one in played] == [cheat.name for cheat in CHEATS]
+    outcomes = said.json["registrations"][ID]
+    assert [one["cheat"] for one in outcomes] == [cheat.name for cheat in some]
     assert any("Private pilots" in line for line in said.json["unseen"])
     head = ledger.head(ledger.parse(reported.registry.ledger()))
     assert run_cli("audit", reported.root, "--head", head).code == 0
+
+
+def test_a_bundle_gives_the_findings_of_its_folder(eventful: World, tmp_path: Path) -> None:
+    """With everything a record can hold: a superseded registration, trust, a look, variants, an amended plan."""
+    copy = Copy.of(eventful.registry, ID, tmp_path / "copy" / "registry")
+    course.deviate(copy)
+    shutil.rmtree(copy.folder / "models")  # weights stay out of a bundle
+    bundling.pack(copy.registry, ID, tmp_path / "study.zip")
+    with bundling.opened(tmp_path / "study.zip") as (registry, ids):
+        assert ids == [ID], "a neighbour is there for what it is about"
+        assert tree(registry.root) == tree(copy.registry.root)
+        there, here = (audit(one, ID, expected_head=copy.head) for one in (copy.registry, registry))
+        assert here == there
+    assert here.exit_code == 0, here
+    said = str(here)
+    for words in ("supersedes sha256:", "look 1, as it was sealed", "deviation 1", "shared by 2", "gave the nonce"):
+        assert words in said
+
+
+def test_a_variant_that_is_not_there_is_said(reported: World, tmp_path: Path) -> None:
+    copy = Copy.of(reported.registry, ID, tmp_path / "copy" / "registry")
+    course.variants_owned(copy)
+    assert "seals' word" not in str(audit(copy.registry, ID).findings[3])
+    (copy.registry.registration(f"{ID}-c") / "frozen.json").unlink()
+    finding = audit(copy.registry, ID).findings[3]
+    assert finding.outcome == "holds"
+    assert f"their seals' word: {ID}-c" in finding.details[-1]
+    copy.edit(copy.registry.registration(f"{ID}-b") / "frozen.json", lambda document: document.update(items={}))
+    finding = audit(copy.registry, ID).findings[3]
+    assert (finding.outcome, finding.exit_code) == ("fails", 3)
+    assert f"{ID}-b/frozen.json: is not the file that was sealed" in finding.details[0]
 
 
 def test_a_bundle_can_be_attacked(

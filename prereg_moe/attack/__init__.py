@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prereg_moe import ledger
-from prereg_moe.attack.cheats import CHEATS, ROWS, TIERS, Cheat
+from prereg_moe.attack import cheats, course, vouched  # noqa: F401 - they fill CHEATS, in this order
 from prereg_moe.attack.copies import Copy, NotHere
+from prereg_moe.attack.kinds import CHEATS, ROWS, TIERS, Cheat, NotTried
 from prereg_moe.auditing import BYTE_STEPS, Audit, Finding, audit
 from prereg_moe.errors import Problem, Tampered
 from prereg_moe.registry import Registry
+from prereg_moe.trust import Known
 
 __all__ = ["CHEATS", "ROWS", "TIERS", "UNSEEN", "Cheat", "Outcome", "play"]
 
@@ -30,14 +32,18 @@ UNSEEN = (
 )
 
 
+_FOLDER, _BEYOND = TIERS[:2], TIERS[2:]  # what steps find, and what the audit's tiers do
+_NAMES = {"git": "order in git"}  # a tier as the audit names it
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of one cheat.
 
     Attributes:
         cheat: what was tried.
-        result: ``caught``, ``missed``, ``not here`` (nothing to play it on) or ``unseen``
-            (as it must be: nothing could show it).
+        result: ``caught``, ``missed``, ``not here`` (nothing to play it on), ``not tried`` (what it is
+            played with is not installed) or ``unseen`` (as it must be: nothing could show it).
         tier: what the reader had to hold, where it was caught.
         finding: the first finding that names it, where it was caught.
         exit_code: of an audit by such a reader.
@@ -79,30 +85,38 @@ def play(registry: Registry, id_: str, *, progress: Progress = lambda _done, _to
         outcomes = []
         for number, cheat in enumerate(CHEATS):
             progress(number, len(CHEATS), cheat.name)
-            outcomes.append(_play(cheat, pristine, head))
+            outcomes.append(_play(cheat, pristine))
         progress(len(CHEATS), len(CHEATS), "")
     return outcomes
 
 
-def _play(cheat: Cheat, pristine: Copy, head: str | None) -> Outcome:
+def _play(cheat: Cheat, pristine: Copy) -> Outcome:
     reached = {seal.kind for seal in ledger.parse(pristine.registry.ledger()) if seal.registration == pristine.id}
     if cheat.needs not in reached:
         return Outcome(cheat, "not here", said=f"the study has no {cheat.needs} yet")
     with tempfile.TemporaryDirectory(prefix="prereg-moe-") as folder:
         copy = pristine.again(Path(folder, "copy"))
         try:
+            cheat.first(copy)
+            published = copy.head
             named = cheat.play(copy)
+            known = cheat.known()
         except NotHere as reason:
             return Outcome(cheat, "not here", said=str(reason))
-        given = copy.head if cheat.tier == "nothing" else head
-        return _judge(cheat, named, _audit(copy, given))
+        except NotTried as reason:
+            return Outcome(cheat, "not tried", said=str(reason))
+        except ModuleNotFoundError as error:
+            todo = "install it: pip install 'prereg-moe[trust]'"
+            return Outcome(cheat, "not tried", said=f"the package {error.name} is not installed; {todo}")
+        given = published if cheat.tier in _FOLDER else copy.head
+        return _judge(cheat, named, _audit(copy, given, known))
 
 
-def _audit(copy: Copy, head: str | None) -> Audit:
+def _audit(copy: Copy, head: str | None, known: Known) -> Audit:
     """Return the audit of a copy; what follows from the bytes is not computed where they cannot be worse."""
     quick = audit(copy.registry, copy.id, expected_head=head, steps=BYTE_STEPS)
     worst = any(finding.exit_code == Tampered.exit_code and finding.name != "head" for finding in quick.findings)
-    return quick if worst else audit(copy.registry, copy.id, expected_head=head)
+    return quick if worst else audit(copy.registry, copy.id, expected_head=head, known=known)
 
 
 def _judge(cheat: Cheat, named: str, result: Audit) -> Outcome:
@@ -111,9 +125,13 @@ def _judge(cheat: Cheat, named: str, result: Audit) -> Outcome:
         return Outcome(cheat, "missed" if result.exit_code else "unseen", exit_code=result.exit_code)
     failed = [finding for finding in result.findings if finding.outcome == "fails"]
     by_bytes = [finding for finding in failed if finding.name != "head"]
-    for tier, found in (("bytes", by_bytes), ("head", failed)):
+    beyond = [
+        (tier, [one.finding for one in result.tiers if one.finding.name == _NAMES.get(tier, tier)]) for tier in _BEYOND
+    ]
+    for tier, found in (("bytes", by_bytes), ("head", failed), *beyond):
         for finding in found:
-            if said := next((detail for detail in finding.details if named in detail), None):
+            failing = finding.outcome == "fails"
+            if said := next((detail for detail in finding.details if failing and named in detail), None):
                 code = Audit(result.registration, result.head, tuple(found)).exit_code
                 return Outcome(cheat, "caught", tier, finding, code, said)
     said = f"nothing names {named}" if failed else "every step holds"

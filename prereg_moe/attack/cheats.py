@@ -1,85 +1,26 @@
-"""The cheats: each takes a copy of a study, does what a cheat would do, and returns what must be named.
-
-A cheat's docstring says what it does. ``tier`` says what a reader must hold to see it:
-
-* ``bytes``: the folder alone;
-* ``head``: the ledger's head, given to the reader when the study was published;
-* ``nothing``: whatever a reader holds, this is not seen.
-
-``row`` is the row of the table of cheats that pre-registration tools are measured by
-(`docs/threat-model.md`). ``needs`` is the seal the study must have reached.
+"""The cheats of the record itself: each takes a copy of a study, does what a cheat would do, and returns what must be
+named. A cheat's docstring says what it does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from prereg_moe import canonical, ledger
 from prereg_moe.attack.copies import Copy, NotHere
+from prereg_moe.attack.kinds import LEDGER, cheat
 from prereg_moe.evidence import file_name
 
-__all__ = ["CHEATS", "LEDGER", "ROWS", "TIERS", "Cheat"]
 
-TIERS = ("bytes", "head")
-LEDGER = "LEDGER.jsonl"
-ROWS = (
-    "edit the bar after freezing",
-    "rewrite the whole record consistently",
-    "backdate",
-    "run first, register later",
-    "register several variants, keep the winner",
-    "discard runs, truncate the log",
-    "drop a family, split the denominator",
-    "swap the metric's code",
-    "add data, stop early",
-    "swap the model or environment",
-    "amend after looking",
-    "alter results or the report",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Cheat:
-    """One thing an author might do to a study.
-
-    Attributes:
-        name: what it is called.
-        what: what it does, a sentence.
-        row: the row of :data:`ROWS` it is of, from 1; None for the ones beyond it.
-        tier: what a reader must hold to see it, one of :data:`TIERS`, or ``nothing``.
-        needs: the seal the study must have reached.
-        play: does it to a copy and returns the name a finding has to say.
-    """
-
-    name: str
-    what: str
-    row: int | None
-    tier: str
-    needs: str
-    play: Callable[[Copy], str]
-
-
-CHEATS: list[Cheat] = []
-
-
-def _cheat(
-    name: str, *, row: int | None = None, tier: str = "bytes", needs: str = "report"
-) -> Callable[[Callable[[Copy], str]], Callable[[Copy], str]]:
-    def add(play: Callable[[Copy], str]) -> Callable[[Copy], str]:
-        CHEATS.append(Cheat(name, (play.__doc__ or "").strip(), row, tier, needs, play))
-        return play
-
-    return add
-
-
-def _kinder(registered: dict[str, Any]) -> None:
+def kinder(registered: dict[str, Any]) -> None:
+    """Double alpha in a registration."""
     registered["inference"]["alpha"] = 0.1 if registered["inference"]["alpha"] < 0.1 else 0.2
 
 
-def _confirm(document: Any) -> None:
+def confirm(document: Any) -> None:
+    """Turn one verdict over, to confirmed where it was anything else."""
     entry = next((entry for entry in document["verdicts"] if entry["verdict"] != "CONFIRMED"), document["verdicts"][0])
     entry["verdict"] = "REFUTED" if entry["verdict"] == "CONFIRMED" else "CONFIRMED"
 
@@ -92,31 +33,31 @@ def _first(document: Any) -> Any:
 # ------------------------------------------------------------------ the bar
 
 
-@_cheat("the bar is moved in the registration", row=1, needs="freeze")
+@cheat("the bar is moved in the registration", row=1, needs="freeze")
 def _(copy: Copy) -> str:
     """Doubles alpha in registration.yaml and leaves the rest."""
     registered = dict(copy.frozen.document["registration"])
     registered["inference"] = dict(registered["inference"])
-    _kinder(registered)
+    kinder(registered)
     return copy.write(copy.folder / "registration.yaml", lambda _: canonical.dumps(registered))
 
 
-@_cheat("the bar is moved in the frozen file and sealed again", row=1, needs="freeze")
+@cheat("the bar is moved in the frozen file and sealed again", row=1, needs="freeze")
 def _(copy: Copy) -> str:
     """Doubles alpha in frozen.json and gives every seal the digests of today."""
-    name = copy.edit(copy.folder / "frozen.json", lambda document: _kinder(document["registration"]))
+    name = copy.edit(copy.folder / "frozen.json", lambda document: kinder(document["registration"]))
     copy.reseal()
     return name
 
 
-@_cheat("a kinder bar, and everything rewritten to follow", row=2, tier="head", needs="finish")
+@cheat("a kinder bar, and everything rewritten to follow", row=2, tier="head", needs="finish")
 def _(copy: Copy) -> str:
     """Doubles alpha in every document, judges and reports again, rebuilds the ledger: one consistent record."""
-    copy.rewrite(_kinder)
+    copy.rewrite(kinder)
     return LEDGER
 
 
-@_cheat("the hypothesis is written afterwards", row=2, tier="head", needs="freeze")
+@cheat("the hypothesis is written afterwards", row=2, tier="head", needs="freeze")
 def _(copy: Copy) -> str:
     """Rewrites the hypothesis in hindsight, and everything behind it to follow."""
 
@@ -130,7 +71,7 @@ def _(copy: Copy) -> str:
 # ------------------------------------------------------------------ time
 
 
-@_cheat("one seal's time is edited", row=3, needs="start")
+@cheat("one seal's time is edited", row=3, needs="start")
 def _(copy: Copy) -> str:
     """Moves the time of the freeze back a year and leaves the chain."""
 
@@ -138,45 +79,38 @@ def _(copy: Copy) -> str:
         number = next(n for n, seal in enumerate(ledger.parse(data)) if seal.kind == "freeze")
         lines = data.splitlines(keepends=True)
         seal = ledger.parse(data)[number]
-        lines[number] = replace(seal, time=_year_before(seal.time)).line + b"\n"
+        lines[number] = replace(seal, time=year_before(seal.time)).line + b"\n"
         return b"".join(lines)
 
     copy.write(copy.registry.ledger_path, earlier)
     return LEDGER
 
 
-@_cheat("every seal is moved back a year, the chain rebuilt", row=3, tier="head", needs="freeze")
+@cheat("every seal is moved back a year, the chain rebuilt", row=3, tier="head", needs="freeze")
 def _(copy: Copy) -> str:
     """Backdates the whole ledger; only who holds its head, a time stamp or a git history knows better."""
-    copy.reseal(lambda seal: replace(seal, time=_year_before(seal.time)))
+    copy.reseal(lambda seal: replace(seal, time=year_before(seal.time)))
     return LEDGER
 
 
-def _year_before(time: str) -> str:
+def year_before(time: str) -> str:
+    """Return a seal's time a year earlier."""
     return f"{int(time[:4]) - 1:04}{time[4:]}"
 
 
-@_cheat("evidence sealed before the freeze", row=4, needs="finish")
+@cheat("evidence sealed before the freeze", row=4, needs="finish")
 def _(copy: Copy) -> str:
     """Puts the run's seals before the freeze, as they happened, and rebuilds the chain."""
     seals = [seal for seal in ledger.parse(copy.registry.ledger()) if seal.registration == copy.id]
     first = [seal for seal in seals if seal.kind in ("start", "finish")]
-    _chain(copy, first + [seal for seal in seals if seal not in first])
+    copy.chain(first + [seal for seal in seals if seal not in first])
     return LEDGER
-
-
-def _chain(copy: Copy, seals: list[ledger.Seal]) -> None:
-    """Write seals as a ledger whose digests hold, whatever their order."""
-    lines: list[bytes] = []
-    for seal in seals:
-        lines.append(replace(seal, previous=canonical.digest(lines[-1]) if lines else None).line)
-    copy.registry.ledger_path.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
 # ------------------------------------------------------------------ runs
 
 
-@_cheat("an unwelcome condition is deleted", row=6, needs="finish")
+@cheat("an unwelcome condition is deleted", row=6, needs="finish")
 def _(copy: Copy) -> str:
     """Deletes the evidence of one intervention."""
     path = copy.condition(0, baseline=False)
@@ -184,7 +118,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("an unwelcome condition is deleted and the rest sealed again", row=6, needs="finish")
+@cheat("an unwelcome condition is deleted and the rest sealed again", row=6, needs="finish")
 def _(copy: Copy) -> str:
     """Deletes the evidence of one intervention, and its line in the list of evidence."""
     path = copy.condition(0, baseline=False)
@@ -193,7 +127,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("the ledger is cut behind the run", row=6, needs="verdict")
+@cheat("the ledger is cut behind the run", row=6, needs="verdict")
 def _(copy: Copy) -> str:
     """Drops the last seals, so that verdict and report can be made again until they please."""
     stop = {"verdict", "report"}
@@ -201,7 +135,7 @@ def _(copy: Copy) -> str:
     return "verdict.json"
 
 
-@_cheat("an unwelcome verdict is forgotten", row=6, tier="head", needs="verdict")
+@cheat("an unwelcome verdict is forgotten", row=6, tier="head", needs="verdict")
 def _(copy: Copy) -> str:
     """Drops the verdict and the report with their seals: the study was never judged."""
     stop = {"verdict", "report"}
@@ -211,33 +145,33 @@ def _(copy: Copy) -> str:
     return LEDGER
 
 
-@_cheat("the ledger is emptied", row=6, needs="freeze")
+@cheat("the ledger is emptied", row=6, needs="freeze")
 def _(copy: Copy) -> str:
     """Leaves the files and no ledger."""
     copy.registry.ledger_path.write_bytes(b"")
     return copy.id
 
 
-@_cheat("a line of the ledger stands twice", needs="freeze")
+@cheat("a line of the ledger stands twice", needs="freeze")
 def _(copy: Copy) -> str:
     """Repeats the last line."""
     copy.write(copy.registry.ledger_path, lambda data: data + data.splitlines(keepends=True)[-1])
     return LEDGER
 
 
-@_cheat("a fork of the ledger", needs="start")
+@cheat("a fork of the ledger", needs="start")
 def _(copy: Copy) -> str:
     """Puts another line behind the same line, as if both had followed it."""
 
     def fork(data: bytes) -> bytes:
         last = ledger.parse(data)[-1]
-        return data + replace(last, time=_year_before(last.time)).line + b"\n"
+        return data + replace(last, time=year_before(last.time)).line + b"\n"
 
     copy.write(copy.registry.ledger_path, fork)
     return LEDGER
 
 
-@_cheat("two lines of the ledger change places", needs="start")
+@cheat("two lines of the ledger change places", needs="start")
 def _(copy: Copy) -> str:
     """Swaps the last two lines."""
 
@@ -249,19 +183,19 @@ def _(copy: Copy) -> str:
     return LEDGER
 
 
-@_cheat("a seal over a file outside the registry", needs="report")
+@cheat("a seal over a file outside the registry", needs="report")
 def _(copy: Copy) -> str:
     """Lets the last seal bind a file that is not in the record."""
     seals = list(ledger.parse(copy.registry.ledger()))
     seals[-1] = replace(seals[-1], files={**seals[-1].files, "../outside.json": "sha256:" + "0" * 64})
-    _chain(copy, seals)
+    copy.chain(seals)
     return "../outside.json"
 
 
 # ------------------------------------------------------------------ families and draws
 
 
-@_cheat("a family is dropped from the report", row=7)
+@cheat("a family is dropped from the report", row=7)
 def _(copy: Copy) -> str:
     """Removes one claim from verdict.json and seals it again."""
     name = copy.edit(copy.reports / "verdict.json", lambda document: document["verdicts"].pop(0))
@@ -269,7 +203,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("a family is dropped from the frozen file", row=7, needs="freeze")
+@cheat("a family is dropped from the frozen file", row=7, needs="freeze")
 def _(copy: Copy) -> str:
     """Removes one family that was derived from the atlas, and seals the rest again."""
     if not copy.frozen.document["families"]:
@@ -279,7 +213,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("only the family that came out is claimed", row=7, tier="head", needs="finish")
+@cheat("only the family that came out is claimed", row=7, tier="head", needs="finish")
 def _(copy: Copy) -> str:
     """Registers in hindsight one family instead of all, which need not share its alpha with the others."""
     first = copy.frozen.families_of(copy.frozen.registration.claims[0])[0]
@@ -287,7 +221,7 @@ def _(copy: Copy) -> str:
     return LEDGER
 
 
-@_cheat("a family is chosen by hand", needs="freeze")
+@cheat("a family is chosen by hand", needs="freeze")
 def _(copy: Copy) -> str:
     """Puts another expert into a family than the registered rule takes, and seals it again."""
     if not copy.frozen.document["families"]:
@@ -305,7 +239,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("kinder random sets", needs="freeze")
+@cheat("kinder random sets", needs="freeze")
 def _(copy: Copy) -> str:
     """Removes the random set that harms most from the null control, and seals it again."""
     if not copy.frozen.document["draws"]:
@@ -315,7 +249,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("routing that was never recorded", needs="freeze")
+@cheat("routing that was never recorded", needs="freeze")
 def _(copy: Copy) -> str:
     """Edits the atlas the families are derived from, pins it and seals it again."""
     path = copy.folder / "atlas.json"
@@ -336,19 +270,19 @@ def _(copy: Copy) -> str:
 # ------------------------------------------------------------------ what was measured with
 
 
-@_cheat("the metric's code is edited", row=8, needs="freeze")
+@cheat("the metric's code is edited", row=8, needs="freeze")
 def _(copy: Copy) -> str:
     """Edits a task's file; where tasks lie elsewhere, pins and seals other bytes instead."""
     return _swap(copy, "tasks")
 
 
-@_cheat("an item of a corpus is edited", row=9, needs="freeze")
+@cheat("an item of a corpus is edited", row=9, needs="freeze")
 def _(copy: Copy) -> str:
     """Edits one text; where corpora lie elsewhere, pins and seals other bytes instead."""
     return _swap(copy, "corpora")
 
 
-@_cheat("the weights are others", row=10, needs="freeze")
+@cheat("the weights are others", row=10, needs="freeze")
 def _(copy: Copy) -> str:
     """Pins other weights than the ones that are there, and seals that again."""
     return _swap(copy, "models")
@@ -370,7 +304,7 @@ def _swap(copy: Copy, kind: str) -> str:
     return file
 
 
-@_cheat("only the items that came out well are judged", row=9, needs="freeze")
+@cheat("only the items that came out well are judged", row=9, needs="freeze")
 def _(copy: Copy) -> str:
     """Removes an item from the frozen list, and seals it again."""
 
@@ -383,7 +317,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("the run stopped early", row=9, needs="finish")
+@cheat("the run stopped early", row=9, needs="finish")
 def _(copy: Copy) -> str:
     """Removes the last item from one condition's evidence, and seals it again."""
 
@@ -396,7 +330,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("one condition comes from another machine", row=10, needs="finish")
+@cheat("one condition comes from another machine", row=10, needs="finish")
 def _(copy: Copy) -> str:
     """Gives one condition another environment, and seals it again."""
     name = copy.edit(copy.condition(0, baseline=False), lambda d: d["environment"].update(device="another"))
@@ -407,36 +341,36 @@ def _(copy: Copy) -> str:
 # ------------------------------------------------------------------ amending
 
 
-@_cheat("an amendment behind the evidence", row=11, needs="finish")
+@cheat("an amendment behind the evidence", row=11, needs="finish")
 def _(copy: Copy) -> str:
     """Puts a new freeze behind the finished run."""
     seals = list(ledger.parse(copy.registry.ledger()))
     frozen = next(seal for seal in seals if seal.kind == "freeze" and seal.registration == copy.id)
-    _chain(copy, [*seals, frozen])
+    copy.chain([*seals, frozen])
     return LEDGER
 
 
-@_cheat("an interim look nobody registered", row=11, needs="finish")
+@cheat("an interim look nobody registered", row=11, needs="finish")
 def _(copy: Copy) -> str:
     """Judges before the run is finished, and seals it where it happened."""
     seals = [seal for seal in ledger.parse(copy.registry.ledger()) if seal.registration == copy.id]
     finish = next(number for number, seal in enumerate(seals) if seal.kind == "finish")
-    _chain(copy, [*seals[:finish], replace(seals[finish], kind="verdict", body={}, files={}), *seals[finish:]])
+    copy.chain([*seals[:finish], replace(seals[finish], kind="verdict", body={}, files={}), *seals[finish:]])
     return LEDGER
 
 
 # ------------------------------------------------------------------ results
 
 
-@_cheat("a verdict is edited", row=12)
+@cheat("a verdict is edited", row=12)
 def _(copy: Copy) -> str:
     """Turns one verdict over in verdict.json, and seals it again."""
-    name = copy.edit(copy.reports / "verdict.json", _confirm)
+    name = copy.edit(copy.reports / "verdict.json", confirm)
     copy.reseal()
     return name
 
 
-@_cheat("a failed control is hidden", row=12)
+@cheat("a failed control is hidden", row=12)
 def _(copy: Copy) -> str:
     """Says the opposite of how the controls came out, and seals it again."""
 
@@ -450,7 +384,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("a report is edited", row=12)
+@cheat("a report is edited", row=12)
 def _(copy: Copy) -> str:
     """Adds a sentence to the report, and seals it again."""
     path = sorted(copy.reports.glob("report.*"))[0]
@@ -459,7 +393,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("the report's template is replaced", row=12)
+@cheat("the report's template is replaced", row=12)
 def _(copy: Copy) -> str:
     """Writes another template, renders the report by it, and seals both again."""
     path = sorted(copy.reports.glob("report.*"))[0]
@@ -470,7 +404,7 @@ def _(copy: Copy) -> str:
     return template.name
 
 
-@_cheat("the aggregate is right and a sample is wrong", row=12)
+@cheat("the aggregate is right and a sample is wrong", row=12)
 def _(copy: Copy) -> str:
     """Moves harm from one item to another, so that the mean stays, and seals it again."""
 
@@ -489,7 +423,7 @@ def _(copy: Copy) -> str:
     return "verdict.json"
 
 
-@_cheat("a value that does not follow from its score", row=12, needs="finish")
+@cheat("a value that does not follow from its score", row=12, needs="finish")
 def _(copy: Copy) -> str:
     """Edits the judged value of one item and not the metric it is made of, and seals it again."""
 
@@ -501,7 +435,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("a report with other line ends", row=12)
+@cheat("a report with other line ends", row=12)
 def _(copy: Copy) -> str:
     """Saves the report with the line ends of another system."""
     return copy.write(sorted(copy.reports.glob("report.*"))[0], lambda data: data.replace(b"\n", b"\r\n"))
@@ -510,7 +444,7 @@ def _(copy: Copy) -> str:
 # ------------------------------------------------------------------ evidence
 
 
-@_cheat("two conditions change places", needs="finish")
+@cheat("two conditions change places", needs="finish")
 def _(copy: Copy) -> str:
     """Swaps the evidence of two interventions under their names, and seals it again."""
     one, other = copy.condition(0, baseline=False), copy.condition(1, baseline=False)
@@ -521,7 +455,7 @@ def _(copy: Copy) -> str:
     return one.name
 
 
-@_cheat("items change places between two conditions")
+@cheat("items change places between two conditions")
 def _(copy: Copy) -> str:
     """Gives an intervention the scores of the unmasked model, and seals it again."""
     baseline = canonical.read(copy.condition(0, baseline=True))
@@ -531,7 +465,7 @@ def _(copy: Copy) -> str:
     return "verdict.json"
 
 
-@_cheat("evidence of another study", needs="finish")
+@cheat("evidence of another study", needs="finish")
 def _(copy: Copy) -> str:
     """Puts the scores of another registration under the name of this one's condition, and seals it again."""
     other = "sha256:" + "1" * 64
@@ -540,7 +474,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("an intervention that did not happen", needs="finish")
+@cheat("an intervention that did not happen", needs="finish")
 def _(copy: Copy) -> str:
     """Removes the proof that experts were masked, and seals it again."""
     name = copy.edit(copy.condition(0, baseline=False), lambda document: document.update(proof=None))
@@ -548,7 +482,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("an intervention that leaked", needs="finish")
+@cheat("an intervention that leaked", needs="finish")
 def _(copy: Copy) -> str:
     """Keeps evidence in which masked experts still took part, and seals it again."""
     name = copy.edit(copy.condition(0, baseline=False), lambda document: document["proof"].update(leaks=3))
@@ -556,7 +490,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("evidence nobody planned", needs="finish")
+@cheat("evidence nobody planned", needs="finish")
 def _(copy: Copy) -> str:
     """Adds a run beside the planned ones, to choose from later."""
     path = copy.registry.evidence(copy.id) / f"{'f' * 64}.json"
@@ -564,7 +498,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("evidence that is a link", needs="finish")
+@cheat("evidence that is a link", needs="finish")
 def _(copy: Copy) -> str:
     """Puts a link in place of a file, to be turned to other bytes later."""
     path = copy.condition(0, baseline=False)
@@ -573,7 +507,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("a second report beside the sealed one")
+@cheat("a second report beside the sealed one")
 def _(copy: Copy) -> str:
     """Adds Report.md beside report.md, which some machines take for the same file."""
     path = sorted(copy.reports.glob("report.*"))[0]
@@ -584,7 +518,7 @@ def _(copy: Copy) -> str:
     return other.name
 
 
-@_cheat("a name with other letters that look alike", needs="finish")
+@cheat("a name with other letters that look alike", needs="finish")
 def _(copy: Copy) -> str:
     """Adds verdict.json with a Cyrillic e beside the sealed one."""
     path = copy.reports / "v\u0435rdict.json"
@@ -592,7 +526,7 @@ def _(copy: Copy) -> str:
     return path.name
 
 
-@_cheat("a file nobody sealed", needs="freeze")
+@cheat("a file nobody sealed", needs="freeze")
 def _(copy: Copy) -> str:
     """Leaves notes in the registration's folder."""
     path = copy.folder / "notes.txt"
@@ -610,20 +544,20 @@ def _respelt(copy: Copy, old: bytes, new: bytes) -> str:
     return name
 
 
-@_cheat("a key that stands twice", needs="freeze")
+@cheat("a key that stands twice", needs="freeze")
 def _(copy: Copy) -> str:
     """Writes alpha twice into frozen.json, so that two readers read two studies."""
     return _respelt(copy, b'"alpha":', b'"alpha":0.5,"alpha":')
 
 
-@_cheat("a number in another spelling", needs="freeze")
+@cheat("a number in another spelling", needs="freeze")
 def _(copy: Copy) -> str:
     """Writes alpha as 5e-2: the same number, other bytes."""
     alpha = json.dumps(copy.frozen.registration.inference.alpha).encode()
     return _respelt(copy, b'"alpha":' + alpha, b'"alpha":' + alpha + b"e0")
 
 
-@_cheat("a minus zero", needs="finish")
+@cheat("a minus zero", needs="finish")
 def _(copy: Copy) -> str:
     """Writes -0.0 for a number that no document needs."""
     path = copy.condition(0, baseline=False)
@@ -632,7 +566,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("a number that is none", needs="finish")
+@cheat("a number that is none", needs="finish")
 def _(copy: Copy) -> str:
     """Writes NaN for a score, which every comparison lets pass."""
     value = canonical.dumps(_first(canonical.read(copy.condition(0, baseline=False)))["values"][0])
@@ -641,7 +575,7 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("a number no float can hold", needs="finish")
+@cheat("a number no float can hold", needs="finish")
 def _(copy: Copy) -> str:
     """Writes an integer of a thousand digits for a count."""
     path = copy.condition(0, baseline=False)
@@ -650,14 +584,14 @@ def _(copy: Copy) -> str:
     return name
 
 
-@_cheat("nested deeper than any reader goes", needs="freeze")
+@cheat("nested deeper than any reader goes", needs="freeze")
 def _(copy: Copy) -> str:
     """Writes a hundred thousand brackets into frozen.json."""
     deep = b"[" * 100_000 + b"]" * 100_000
     return _respelt(copy, b'"software":', b'"deep":' + deep + b',"software":')
 
 
-@_cheat("another document of the right form", needs="freeze")
+@cheat("another document of the right form", needs="freeze")
 def _(copy: Copy) -> str:
     """Replaces the lists in frozen.json by numbers, and seals it again."""
 
@@ -672,7 +606,7 @@ def _(copy: Copy) -> str:
 # ------------------------------------------------------------------ what nobody can see
 
 
-@_cheat("numbers made up before anything was sealed", tier="nothing")
+@cheat("numbers made up before anything was sealed", tier="nothing")
 def _(copy: Copy) -> str:
     """Invents the effect in every condition, judges, reports and seals that: the head given is the invention's own."""
     for condition in copy.frozen.plan.values():

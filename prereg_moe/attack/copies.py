@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prereg_moe import bundling, canonical, evidence, ledger, report, store
 from prereg_moe.evidence import gather
-from prereg_moe.freezing import frozen_atlases
-from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.freezing import answered, frozen_atlases
+from prereg_moe.frozen import Condition, Frozen, challenged
 from prereg_moe.registration import expand, load, parse
 from prereg_moe.registry import Registry, find_source, read_bytes
 from prereg_moe.verdict import judge
@@ -73,8 +73,8 @@ class Copy:
 
     @property
     def frozen(self) -> Frozen:
-        """The frozen registration as it lies there now."""
-        return Frozen.from_bytes(read_bytes(self.folder / "frozen.json"))
+        """The frozen registration as it lies there now, with the draws a challenge gave."""
+        return answered(self.registry, Frozen.from_bytes(read_bytes(self.folder / "frozen.json")))
 
     @property
     def evidence(self) -> list[Path]:
@@ -82,9 +82,21 @@ class Copy:
         return sorted(self.registry.evidence(self.id).glob("*.json"))
 
     @property
+    def seals(self) -> list[ledger.Seal]:
+        """The ledger."""
+        return list(ledger.parse(self.registry.ledger()))
+
+    @property
     def head(self) -> str:
         """The ledger's head."""
-        return ledger.head(ledger.parse(self.registry.ledger())) or ""
+        return ledger.head(tuple(self.seals)) or ""
+
+    def at(self, kind: str) -> int:
+        """Return where in the ledger the registration's first seal of a kind stands."""
+        found = (n for n, seal in enumerate(self.seals) if (seal.registration, seal.kind) == (self.id, kind))
+        if (number := next(found, None)) is None:
+            raise NotHere(f"it has no {kind}")
+        return number
 
     def condition(self, number: int, *, baseline: bool) -> Path:
         """Return the evidence of the n-th condition of the plan that is, or is not, a baseline."""
@@ -129,15 +141,26 @@ class Copy:
         listed = self.reports / "evidence.json"
         if listed.exists():
             canonical.write(listed, evidence.manifest({path.name: path.read_bytes() for path in self.evidence}))
-        lines: list[bytes] = []
-        for seal in filter(None, map(keep, ledger.parse(self.registry.ledger()))):
+        seals = []
+        for seal in filter(None, map(keep, self.seals)):
             paths = {name: self.registry.root / name for name in seal.files}
             files = {name: canonical.digest_file(path) for name, path in paths.items() if path.is_file()}
             frozen = files.get(f"registrations/{self.id}/frozen.json")
             body = {**seal.body, "digest": frozen} if seal.kind == "freeze" and frozen else seal.body
-            previous = canonical.digest(lines[-1]) if lines else None
-            lines.append(replace(seal, files=files, body=body, previous=previous).line)
+            seals.append(replace(seal, files=files, body=body))
+        self.chain(seals)
+
+    def chain(self, seals: Iterable[ledger.Seal]) -> None:
+        """Write seals as a ledger whose digests hold, whatever their order."""
+        lines: list[bytes] = []
+        for seal in seals:
+            lines.append(replace(seal, previous=canonical.digest(lines[-1]) if lines else None).line)
         self.registry.ledger_path.write_bytes(b"".join(line + b"\n" for line in lines))
+
+    def insert(self, number: int, *seals: ledger.Seal) -> None:
+        """Put seals into the ledger at a place, and rebuild its chain."""
+        there = self.seals
+        self.chain([*there[:number], *seals, *there[number:]])
 
     def rejudge(self) -> None:
         """Make verdict and reports again from the evidence as it lies there now."""
@@ -162,6 +185,8 @@ class Copy:
     def rewrite(self, change: Callable[[dict[str, Any]], Any]) -> None:
         """Register something else in hindsight and make everything behind it follow, down to the ledger."""
         old, document = self.frozen, dict(self.frozen.document)
+        if challenged(old.registration):
+            raise NotHere("its draws were given for this registration and no other")
         registered = json.loads(canonical.dumps(document["registration"]))
         change(registered)
         text = canonical.dumps(registered)  # JSON is YAML

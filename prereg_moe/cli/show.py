@@ -274,7 +274,9 @@ def show_attack(registration: str, outcomes: Sequence[Any], unseen: Sequence[str
             out.print(f"[red]{escape(one.cheat.name)}:[/] {escape(one.said)}")
     results = [one.result for one in outcomes]
     counts = ", ".join(f"{results.count(result)} {result}" for result in dict.fromkeys(results))
-    out.print(f"{counts}; `with` is what a reader must hold: the bytes alone, or the head given with the study.")
+    out.print(f"{counts}; `with` is what a reader must hold: the bytes alone, the head given with the study, or more.")
+    for said in sorted({one.said for one in outcomes if one.result == "not tried"}):
+        out.print(f"Not tried: {escape(said)}")
     out.print("\nWhat nobody can see from here:")
     for line in unseen:
         out.print(f"- {line}")

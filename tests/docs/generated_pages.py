@@ -236,7 +236,15 @@ def _planned() -> str:
 
 # ------------------------------------------------------------------ the threat model
 
-_TIERS = {"bytes": "the folder alone", "head": "the head too", "nothing": "not to be seen"}
+_TIERS = {
+    "bytes": "the folder alone",
+    "head": "the head too",
+    "git": "the git history",
+    "signature": "the author's signature",
+    "time stamp": "an authority's time stamp",
+    "challenge": "a reviewer's challenge",
+    "nothing": "not to be seen",
+}
 _THREATS = """# What a reader of a report may believe
 
 Written by `pytest --update` from the cheats that `prereg-moe attack` plays; the tests play all of them and check that
@@ -257,7 +265,9 @@ backdated since that head was given |
 | a time stamp by an authority both trust | it existed no later than then |
 | a reviewer's challenge answered in it | the control runs were made after the challenge was given |
 
-The last four are [trust.md](trust.md). None of them says that the authors were honest before they froze.
+The last four are [trust.md](trust.md); the cheats they are for also publish the head of what they made, so that nothing
+else shows them. Two say little where their witness is the author's own: a history nobody else holds, an authority only
+the author knows. None of them says that the authors were honest before they froze.
 
 ## What no audit can see
 
