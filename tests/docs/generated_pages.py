@@ -281,6 +281,16 @@ the author knows. None of them says that the authors were honest before they fro
 |---|---|---|---|
 {cheats}
 
+## The same, of other tools
+
+Made by `tests/peers/integrity.py`, which installs each tool, makes an honest record with it, changes that, and asks the
+tool's own check. *Not played here* says that no play is written for it, and nothing else. The groundwork of the package
+index is another program of that name.
+
+<!-- peers: begin -->
+{peers}
+<!-- peers: end -->
+
 ## Hostile files
 
 A bundle, a registration, evidence and templates are data that somebody else wrote. Archives are read under limits and
@@ -294,6 +304,12 @@ the same figures as SVG are.
 """
 
 
+def _measured() -> str:
+    """Return the table of other tools as the page holds it: another script measures that."""
+    page = (Path(__file__).parents[2] / "docs/threat-model.md").read_text("utf-8")
+    return page.partition("<!-- peers: begin -->")[2].partition("<!-- peers: end -->")[0].strip()
+
+
 def threat_page() -> str:
     """Return docs/threat-model.md: what may be believed, and every cheat with what it is seen by."""
     cells = [(c.name, c.what, str(c.row or "–"), _TIERS[c.tier]) for c in CHEATS]
@@ -301,6 +317,7 @@ def threat_page() -> str:
         unseen="\n".join(f"- {line}" for line in UNSEEN),
         rows="; ".join(f"{number} {row}" for number, row in enumerate(ROWS, 1)),
         cheats="\n".join(f"| {' | '.join(row)} |" for row in cells),
+        peers=_measured(),
         megabytes=canonical.MAX_BYTES >> 20,
         seconds=apart.SECONDS,
         gigabytes=apart.BYTES >> 30,
