@@ -186,6 +186,21 @@ def test_answers_that_differ_from_stock_stop_the_run() -> None:
         list(engine.answer(cases_of(qwen())))
 
 
+def test_one_condition_far_from_stock_is_computed_by_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    moe, requests = qwen(), requests_of()
+    cases = cases_of(moe)
+    assert len(cases) > 2
+    engine = sweep(moe, requests)
+    near = engine._apart
+    monkeypatch.setattr(engine, "_apart", lambda case, answers: 0.05 if case is cases[1] else near(case, answers))
+    found = list(engine.answer(cases))
+    assert [one.record["computed_by"] for one in found if one.record] == [
+        "stock" if case is cases[1] else "sweep" for case in cases
+    ]
+    assert found[1].record == {"computed_by": "stock", "not_shared": ["a request lay 0.05 nats from stock"]}
+    assert found[1].answers == reference(moe, requests, cases[1].interventions)
+
+
 def test_a_model_that_cannot_be_taken_apart_is_computed_by_stock(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("qwen3_moe")
     monkeypatch.setattr(type(model), "get_output_embeddings", lambda _: None)
