@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 __all__ = ["copy_of_the_package", "run"]
 
@@ -42,10 +43,11 @@ def run(folder: Path, tests: Sequence[str]) -> bool:
     Raises:
         RuntimeError: the tests did not run, or not on the copy.
     """
-    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    theirs = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     _context.set_forkserver_preload(_PRELOADED)
     process = _context.Process(target=_tests, args=(str(folder), list(tests)))
-    process.start()
+    with patch.dict(os.environ, theirs):  # not for the tests that follow in this process
+        process.start()
     process.join(_SECONDS)
     if process.exitcode is None:
         process.kill()
