@@ -170,7 +170,10 @@ class TestStarvation:
 
     def test_masks_on_different_segments_do_not_add_up(self) -> None:
         prompt, rest = Scope(segment="prompt"), Scope(segment="generated")
-        intervene(found("olmoe"), Mask({0: [0, 1, 2, 3]}, scope=prompt), Mask({0: [4, 5, 6, 7]}, scope=rest))
+        one, other = {0: [0, 1, 2, 3]}, {0: [4, 5, 6, 7]}
+        intervene(found("olmoe"), Mask(one, scope=prompt), Mask(other, scope=rest))
+        with pytest.raises(Starved):
+            intervene(found("olmoe"), Mask(one, scope=prompt), Mask(other, scope=prompt))
 
     def test_no_op_classes_stay_selectable(self) -> None:
         moe = found("zaya")
