@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+# a test that hangs says where and fails, instead of keeping everything waiting
+HANGING := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 .PHONY: help demo test check calibrate benchmarks torture clean
 
@@ -23,7 +25,7 @@ demo: $(READY)
 	$(BIN)/prereg-moe demo
 
 test: $(READY)
-	$(PYTEST) --numprocesses 2 --dist loadfile
+	$(PYTEST) --numprocesses 2 --dist loadfile $(HANGING) --durations=15
 
 check: $(READY)
 	$(BIN)/ruff check .

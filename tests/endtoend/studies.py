@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import prereg_moe.lab.testbed as testbed
+from prereg_moe import canonical
 from prereg_moe.demo import REGISTRATION
 
 TESTBED = Path(testbed.__file__).parent
@@ -82,9 +83,12 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def evidence_bytes(root: Path, id_: str) -> dict[str, bytes]:
-    """Return every file of the evidence folder, hidden ones too."""
-    return {path.name: path.read_bytes() for path in (root / "reports" / id_ / "evidence").iterdir()}
+def evidence_digests(root: Path, id_: str) -> dict[str, str]:
+    """Return the digest of every file of the evidence folder, hidden ones too.
+
+    Digests, because pytest would spend hours on showing where megabytes differ.
+    """
+    return {path.name: canonical.digest_file(path) for path in (root / "reports" / id_ / "evidence").iterdir()}
 
 
 def kill_at(root: Path, files: int, *options: str) -> None:
@@ -97,7 +101,7 @@ def kill_at(root: Path, files: int, *options: str) -> None:
         if folder.is_dir() and len(list(folder.glob("*.json"))) >= files:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.02)
-    assert process.wait() == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def copy_until_frozen(source: Path, target: Path, id_: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.endtoend.studies import copy_until_frozen, evidence_bytes
+from tests.endtoend.studies import copy_until_frozen, evidence_digests
 
 pytest.importorskip("ray", reason="Ray is an extra")
 
@@ -44,4 +44,4 @@ def test_an_actor_that_is_killed_is_replaced_and_the_bytes_are_the_same(tiny: Pa
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert killed
-    assert evidence_bytes(tmp_path, "tiny") == evidence_bytes(tiny, "tiny")
+    assert evidence_digests(tmp_path, "tiny") == evidence_digests(tiny, "tiny")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import prereg_moe.lab.testbed as testbed
-from tests.endtoend.studies import command, evidence_bytes
+from tests.endtoend.studies import command, evidence_digests
 
 FIELDS = {"claim", "model", "family", "axis", "measure", "rule", "tier", "verdict", "reasons", "flags", "estimates"}
 FIELDS |= {"p", "p_adjusted", "margin"}
@@ -82,10 +82,10 @@ def test_replication_counts_blocks_that_confirm(document: dict[str, Any]) -> Non
 
 def test_a_second_run_does_nothing(demo: tuple[Path, dict[str, Any]]) -> None:
     root, summary = demo
-    before = evidence_bytes(root, "testbed")
+    before = evidence_digests(root, "testbed")
     done = command("run", "testbed", "--root", root, "--json")
     assert json.loads(done.stdout) == {"computed": 0, "head": summary["head"]}
-    assert evidence_bytes(root, "testbed") == before
+    assert evidence_digests(root, "testbed") == before
 
 
 def test_the_audit_needs_only_the_folder_and_the_head(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.endtoend.studies import command, copy_until_frozen, evidence_bytes
+from tests.endtoend.studies import command, copy_until_frozen, evidence_digests
 
 WAYS = {
     "one process": (20, [["--workers", "2"]]),
@@ -33,14 +33,14 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny: Path, tmp
             time.sleep(moments.uniform(0, 9))
             process.send_signal(signal.SIGKILL)
         for process in processes:
-            process.wait()
+            process.wait(60)
         whole = {name: data for name, data in _files(tmp_path).items() if not name.startswith(".")}
-        assert whole.items() <= evidence_bytes(tiny, "tiny").items(), "what is there is whole and right"
+        assert whole.items() <= evidence_digests(tiny, "tiny").items(), "what is there is whole and right"
     time.sleep(3)  # workers whose parent is gone end by themselves
     for arguments in runs:
         assert command("run", "tiny", "--root", tmp_path, *arguments).returncode == 0
     assert command("run", "tiny", "--root", tmp_path).returncode == 0
-    assert {name: data for name, data in _files(tmp_path).items() if not name.startswith(".")} == evidence_bytes(
+    assert {name: data for name, data in _files(tmp_path).items() if not name.startswith(".")} == evidence_digests(
         tiny, "tiny"
     )
 
@@ -54,5 +54,5 @@ def _start(root: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _files(root: Path) -> dict[str, bytes]:
-    return evidence_bytes(root, "tiny") if (root / "reports/tiny/evidence").is_dir() else {}
+def _files(root: Path) -> dict[str, str]:
+    return evidence_digests(root, "tiny") if (root / "reports/tiny/evidence").is_dir() else {}

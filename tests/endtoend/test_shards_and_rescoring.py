@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prereg_moe import canonical
-from tests.endtoend.studies import command, copy_until_frozen, evidence_bytes, kill_at
+from tests.endtoend.studies import command, copy_until_frozen, evidence_digests, kill_at
 
 
 def test_shards_on_two_machines_copied_together_give_the_same_bytes(tiny: Path, tmp_path: Path) -> None:
@@ -21,11 +21,11 @@ def test_shards_on_two_machines_copied_together_give_the_same_bytes(tiny: Path, 
         assert done.returncode == 0, done.stderr
         assert command("verdict", "tiny", "--root", root).returncode == 4, "a shard is not the evidence"
     parts = [
-        {name: data for name, data in evidence_bytes(root, "tiny").items() if not name.startswith(".")}
+        {name: data for name, data in evidence_digests(root, "tiny").items() if not name.startswith(".")}
         for root in machines
     ]
     assert not parts[0].keys() & parts[1].keys()
-    assert parts[0] | parts[1] == evidence_bytes(tiny, "tiny")
+    assert parts[0] | parts[1] == evidence_digests(tiny, "tiny")
     shutil.copytree(machines[1] / "reports/tiny/evidence", machines[0] / "reports/tiny/evidence", dirs_exist_ok=True)
     done = command("run", "tiny", "--root", machines[0], "--json")
     assert '"computed": 0' in done.stdout
