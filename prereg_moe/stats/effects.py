@@ -105,6 +105,12 @@ def crossed_mean(values: ArrayLike, *, level: float = 0.95) -> Estimate:
 
     Raises:
         Invalid: fewer than two draws or items.
+
+    Draws that all agree leave R's paired t-test of the sleep data, 1.58 [.7001, 2.4599], p = .00283:
+
+    >>> got = crossed_mean([[1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]] * 10)
+    >>> round(got.estimate, 4), round(got.low, 4), round(got.high, 4), round(got.p, 5)
+    (1.58, 0.7001, 2.4599, 0.00283)
     """
     data = matrix(values, "values", rows=2, columns=2)
     R, n = data.shape

@@ -33,10 +33,10 @@ def _probabilities(p: ArrayLike) -> FloatArray:
 def adjust(p: ArrayLike, method: Adjustment | str = "holm") -> FloatArray:
     """Return adjusted p-values, in input order.
 
-    Estimand: none; a p-value of each hypothesis is turned into its adjusted p-value.
-    Controls: ``bonferroni`` and ``holm`` the family-wise error under any dependence; ``hochberg`` and
-    ``hommel`` the same when the p-values are independent or positively dependent; ``bh`` the false
-    discovery rate under independence or positive dependence, ``by`` under any dependence.
+    Estimand: none; a p-value of each hypothesis is turned into its adjusted p-value. H0: each hypothesis's own.
+    Controls, and assumptions: ``bonferroni`` and ``holm`` the family-wise error under any dependence;
+    ``hochberg`` and ``hommel`` the same when the p-values are independent or positively dependent; ``bh`` the
+    false discovery rate under independence or positive dependence, ``by`` under any dependence.
     Formula, with p sorted ascending and i from 1 to m: Holm ``max_{j≤i} (m-j+1)·p_j``; Hochberg
     ``min_{j≥i} (m-j+1)·p_j``; BH ``min_{j≥i} m·p_j/j``; BY is BH times ``Σ 1/j``.
     Source: Holm 1979; Hochberg 1988; Hommel 1988; Benjamini & Hochberg 1995; Benjamini & Yekutieli 2001.
@@ -80,8 +80,12 @@ def _stepwise(p: FloatArray, method: str) -> FloatArray:
 def fixed_sequence(p: ArrayLike) -> FloatArray:
     """Return adjusted p-values of hypotheses tested in the registered order until one fails.
 
-    Controls the family-wise error under any dependence. Formula: ``max_{j≤i} p_j``, i in registered order.
+    Estimand: none. H0: each hypothesis's own. Controls the family-wise error; assumptions: none on dependence,
+    but the order is registered. Formula: ``max_{j≤i} p_j``, i in registered order.
     Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001.
+
+    Raises:
+        Invalid: no p-value, or one outside 0..1.
 
     >>> fixed_sequence([0.01, 0.04, 0.02]).tolist()
     [0.01, 0.04, 0.04]
@@ -143,8 +147,8 @@ def exceedances(falling: FloatArray, null: FloatArray) -> IntArray:
 def partial_conjunction(p: ArrayLike, u: int | None = None) -> float:
     """Return a p-value for "at least u of the K hypotheses are false" (default u = K: all of them).
 
-    H0: fewer than u of the K nulls (corpora, metrics) are false. Formula: ``(K - u + 1) · p_(u)``, capped at 1.
-    Assumptions: each p is valid; any dependence. Source: Benjamini & Heller 2008, Biometrics 64:1215, eq. 2.
+    Estimand: none. H0: fewer than u of the K nulls (corpora, metrics) are false.
+    Formula: ``(K - u + 1) · p_(u)``, capped at 1. Assumptions: each p is valid; any dependence. Source: Benjamini & Heller 2008, Biometrics 64:1215, eq. 2.
 
     Raises:
         Invalid: u outside 1..K.

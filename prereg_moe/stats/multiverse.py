@@ -75,7 +75,8 @@ def specification_curve(
     """Return a claim's specification curve and how fragile the registered outcome is.
 
     Estimand: the median estimate over the grid, and the share of it that succeeds. H0: none is tested here,
-    see :func:`joint_null`. Assumptions: the grid was registered; its specifications ask one question.
+    see :func:`joint_null`. Formula: counts and the median.
+    Assumptions: the grid was registered; its specifications ask one question.
     Source: Simonsohn, Simmons & Nelson 2020, Nat. Hum. Behav. 4:1208; Steegen et al. 2016,
     Perspect. Psychol. Sci. 11:702.
 

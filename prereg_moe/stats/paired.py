@@ -123,8 +123,8 @@ def _table(first: ArrayLike, second: ArrayLike | None) -> tuple[int, int, int, i
 def signed_rank(values: ArrayLike, *, sides: Sides = "two") -> float:
     """Return the p-value of Wilcoxon's signed-rank test.
 
-    H0: differences are distributed symmetrically around 0. Formula: the sum of the ranks of positive
-    differences; zeros are dropped, ties get mean ranks; exact for at most 50 differences without ties or
+    Estimand: none, the sum of ranks. H0: differences are distributed symmetrically around 0.
+    Formula: the sum of the ranks of positive differences; zeros are dropped, ties get mean ranks; exact for at most 50 differences without ties or
     zeros, else normal with the tie correction and without continuity correction (scipy's ``wilcoxon``).
     1.0 where every difference is 0. Assumptions: differences independent. Source: Wilcoxon 1945; Pratt &
     Gibbons 1981.
@@ -195,7 +195,8 @@ def sign_flip(
 
     Estimand: the means. H0: each column is distributed symmetrically around 0 (jointly, so that one sign
     a unit may be flipped in all columns). Formula: t of every arrangement of signs; p = (1 + #{t* ≥ t}) /
-    (1 + resamples); step-down max-T for the family. Source: Fisher 1935; Westfall & Young 1993.
+    (1 + resamples); step-down max-T for the family. Assumptions: units (or clusters) independent.
+    Source: Fisher 1935; Westfall & Young 1993.
 
     Args:
         values: deltas  # (n,) or (n, m)
@@ -209,8 +210,13 @@ def sign_flip(
     Raises:
         Invalid: not finite numbers, or fewer than two units.
 
-    >>> sign_flip([1.2, 0.7, 1.9, 0.4, 1.1, 0.9], sides="lower").p.tolist()
-    [0.015625]
+    All 64 arrangements, as multtest 2.54.0 enumerates them:
+
+    >>> values = [[1.2, 0.3, 2.0, -0.1], [0.7, -0.2, -1.0, 0.4], [1.9, 0.8, 0.5, 0.2],
+    ...           [0.4, 0.1, 1.5, -0.3], [1.1, 0.6, -0.7, 0.1], [0.9, -0.1, 0.2, 0.05]]
+    >>> got = sign_flip(values, sides="lower")
+    >>> got.p.tolist(), got.p_maxt.tolist()
+    ([0.015625, 0.125, 0.234375, 0.3125], [0.015625, 0.265625, 0.4375, 0.4375])
     """
     raw = _columns(values, rows=2)
     data = raw if clusters is None else cluster_means(raw, clusters)
@@ -260,6 +266,14 @@ def permute_groups(
 
     Raises:
         Invalid: not two groups of at least two units each, or labels that do not fit.
+
+    All 70 arrangements, as multtest 2.54.0 enumerates them:
+
+    >>> values = [[5.1, 1.0, 3.3, 0.2], [4.8, 2.0, 2.9, 0.9], [6.0, 1.5, 3.8, 0.4], [5.5, 1.7, 3.1, 0.3],
+    ...           [7.9, 1.9, 3.0, 1.6], [8.3, 2.5, 3.6, 1.1], [7.2, 2.2, 3.2, 2.0], [8.8, 1.4, 3.4, 0.8]]
+    >>> got = permute_groups(values, [0] * 4 + [1] * 4)
+    >>> got.p.round(4).tolist(), got.p_maxt.round(4).tolist()
+    ([0.0286, 0.2286, 1.0, 0.0571], [0.0286, 0.4, 1.0, 0.0857])
     """
     data = _columns(values, rows=4)
     names, member = np.unique(np.asarray(groups), return_inverse=True)

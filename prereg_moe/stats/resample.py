@@ -306,6 +306,9 @@ def cluster_means(values: FloatArray, clusters: Sequence[Any] | NDArray[Any]) ->
 
     Raises:
         Invalid: not one label an item, or fewer than two clusters.
+
+    >>> cluster_means(np.array([1.0, 2.0, 6.0]), ["b", "b", "a"]).tolist()
+    [6.0, 1.5]
     """
     labels = np.asarray(clusters)
     if labels.shape != values.shape[:1]:
