@@ -322,7 +322,8 @@ def absence(
 
     Estimand: the mean. H0: mean outside (low, high). Formula: the p of ``tost`` where both gates hold, else 1.
     Gates: power of the TOST at 0 is at least ``power_gate``, and the positive control was confirmed.
-    Assumptions: as ``tost``; ``sd`` registered from a pilot, since power at the observed sd follows the data. Source: Altman & Bland 1995; Lakens 2017.
+    Assumptions: as ``tost``; ``sd`` registered from a pilot, since power at the observed sd follows the data.
+    Source: Altman & Bland 1995; Lakens 2017.
 
     Args:
         values: deltas  # (n,)

@@ -148,7 +148,8 @@ def partial_conjunction(p: ArrayLike, u: int | None = None) -> float:
     """Return a p-value for "at least u of the K hypotheses are false" (default u = K: all of them).
 
     Estimand: none. H0: fewer than u of the K nulls (corpora, metrics) are false.
-    Formula: ``(K - u + 1) · p_(u)``, capped at 1. Assumptions: each p is valid; any dependence. Source: Benjamini & Heller 2008, Biometrics 64:1215, eq. 2.
+    Formula: ``(K - u + 1) · p_(u)``, capped at 1. Assumptions: each p is valid; any dependence.
+    Source: Benjamini & Heller 2008, Biometrics 64:1215, eq. 2.
 
     Raises:
         Invalid: u outside 1..K.

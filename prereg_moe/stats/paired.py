@@ -124,10 +124,10 @@ def signed_rank(values: ArrayLike, *, sides: Sides = "two") -> float:
     """Return the p-value of Wilcoxon's signed-rank test.
 
     Estimand: none, the sum of ranks. H0: differences are distributed symmetrically around 0.
-    Formula: the sum of the ranks of positive differences; zeros are dropped, ties get mean ranks; exact for at most 50 differences without ties or
-    zeros, else normal with the tie correction and without continuity correction (scipy's ``wilcoxon``).
-    1.0 where every difference is 0. Assumptions: differences independent. Source: Wilcoxon 1945; Pratt &
-    Gibbons 1981.
+    Formula: the sum of the ranks of positive differences; zeros are dropped, ties get mean ranks; exact for at
+    most 50 differences without ties or zeros, else normal with the tie correction and without continuity
+    correction (scipy's ``wilcoxon``). 1.0 where every difference is 0. Assumptions: differences independent.
+    Source: Wilcoxon 1945; Pratt & Gibbons 1981.
 
     Args:
         values: paired differences  # (n,)
