@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prereg_moe import canonical, importing, ledger, record, report, store, trust
@@ -165,15 +166,7 @@ class _Case:
 
     def registration(self) -> Iterator[str]:
         frozen = self.read()
-        path = self.registry.registration(self.id) / "registration.yaml"
-        if canonical.digest_file(path) != frozen.document["pins"]["document"]:
-            raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
-        if load(path) != frozen.registration:  # not the expanded text: a later version may know more defaults
-            raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
-        diagnosis = path.with_name("diagnosis.json")
-        found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
-        if found != frozen.document["pins"]["diagnosis"]:
-            raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
+        self._compare_document(frozen, load)
         yield frozen.digest
         yield from self._as_frozen(frozen)
         yield from self._neighbours(frozen)
@@ -309,6 +302,17 @@ class _Case:
             else:
                 raise Tampered(Problem(name, "does not follow from the evidence", "restore it"))
 
+    def _compare_document(self, frozen: Frozen | FrozenImport, read: Callable[[Path], Any]) -> None:
+        path, pins = self.registry.registration(self.id) / "registration.yaml", frozen.document["pins"]
+        if canonical.digest_file(path) != pins["document"]:
+            raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
+        if read(path) != frozen.registration:  # not the expanded text: a later version may know more defaults
+            raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
+        diagnosis = path.with_name("diagnosis.json")
+        found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
+        if found != pins["diagnosis"]:
+            raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
+
     def _as_frozen(self, frozen: Frozen) -> Iterator[str]:
         """Compare what the freeze's seal says, and what the frozen registration supersedes, with the ledger."""
         seal = [seal for seal in self.seals if self._is(seal, "freeze")][-1]
@@ -431,15 +435,7 @@ class _Elsewhere(_Case):
 
     def registration(self) -> Iterator[str]:
         frozen = self._read_import()
-        path = self.registry.registration(self.id) / "registration.yaml"
-        if canonical.digest_file(path) != frozen.document["pins"]["document"]:
-            raise Tampered(Problem("registration.yaml", "is not the document that was frozen", "restore it"))
-        if importing.load(path) != frozen.registration:
-            raise Tampered(Problem("frozen.json", "does not say what registration.yaml says", "restore it"))
-        diagnosis = path.with_name("diagnosis.json")
-        found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
-        if found != frozen.document["pins"]["diagnosis"]:
-            raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
+        self._compare_document(frozen, importing.load)
         yield frozen.digest
 
     def pinned(self) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from prereg_moe import canonical, ledger
 from prereg_moe.canonical import read_bytes
-from prereg_moe.errors import Invalid, Problem, Stopped
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
 
 __all__ = ["Registry", "find_source", "now", "read_bytes"]
 
@@ -94,6 +94,26 @@ class Registry:
             NotCheckable: it cannot be read.
         """
         return read_bytes(self.ledger_path) if self.ledger_path.exists() else b""
+
+    def read_sealed(self, files: Mapping[str, str], path: Path, todo: str) -> bytes:
+        """Return the bytes of a file as it was sealed.
+
+        Args:
+            files: name -> digest, of :func:`prereg_moe.ledger.sealed_files`.
+            path: the file.
+            todo: what seals it, where nothing has yet.
+
+        Raises:
+            NotCheckable: it is not sealed, or cannot be read.
+            Tampered: its bytes are not the ones sealed.
+        """
+        name = self.name(path)
+        if name not in files:
+            raise NotCheckable(Problem(name, "is not there yet", todo))
+        data = read_bytes(path)
+        if canonical.digest(data) != files[name]:
+            raise Tampered(Problem(name, "is not the file that was sealed", "restore it"))
+        return data
 
     def seal(
         self,

@@ -13,7 +13,7 @@ from prereg_moe import canonical, ledger, report, store
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.freezing import frozen_atlases, load_frozen
 from prereg_moe.frozen import Frozen
-from prereg_moe.registry import Registry, read_bytes
+from prereg_moe.registry import Registry
 from prereg_moe.report.apart import render_apart
 from prereg_moe.verdict import Verdicts, judge
 
@@ -85,7 +85,7 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
     if registry.name(path) in files and ledger.stage(seals, id_) not in ledger.FOLLOWS["report"]:
         found = "was judged before the last deviation was recorded"
         raise NotCheckable(Problem(registry.name(path), found, f"run `prereg-moe verdict {id_}`"))
-    data = _sealed(registry, files, path, f"run `prereg-moe verdict {id_}`")
+    data = registry.read_sealed(files, path, f"run `prereg-moe verdict {id_}`")
     document = canonical.loads(data, registry.name(path))
     texts, suffixes = _formats(load_frozen(registry, id_), formats)
     made = {
@@ -126,14 +126,4 @@ def _formats(frozen: Frozen, formats: Sequence[str] | None) -> tuple[list[str], 
 
 def _template(registry: Registry, id_: str, files: dict[str, str], format_: str) -> str:
     path = registry.registration(id_) / "templates" / report.template_name(format_)
-    return _sealed(registry, files, path, f"run `prereg-moe freeze {id_}`").decode("utf-8", "replace")
-
-
-def _sealed(registry: Registry, files: dict[str, str], path: Path, todo: str) -> bytes:
-    name = registry.name(path)
-    if name not in files:
-        raise NotCheckable(Problem(name, "is not there yet", todo))
-    data = read_bytes(path)
-    if canonical.digest(data) != files[name]:
-        raise Tampered(Problem(name, "is not the file that was sealed", "restore it"))
-    return data
+    return registry.read_sealed(files, path, f"run `prereg-moe freeze {id_}`").decode("utf-8", "replace")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import prereg_moe
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
+from prereg_moe.errors import Deviated, Invalid, Problem, Tampered
 from prereg_moe.importing.frozen import SCHEMA, FrozenImport, template_files
 from prereg_moe.importing.schema import Imported, load, names
 from prereg_moe.registration import expand
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["Checked", "check", "freeze", "load_frozen", "read_sealed"]
+__all__ = ["Checked", "check", "freeze", "load_frozen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +117,4 @@ def load_frozen(registry: Registry, id_: str) -> FrozenImport:
     files = ledger.sealed_files(ledger.parse(registry.ledger()), id_)
     if registry.name(path) not in files:
         raise Invalid(Problem(id_, "is not frozen", f"run `prereg-moe freeze {id_}`"))
-    return FrozenImport.from_bytes(read_sealed(registry, files, path, ""), registry.name(path))
-
-
-def read_sealed(registry: Registry, files: dict[str, str], path: Path, todo: str) -> bytes:
-    """Return the bytes of a sealed file.
-
-    Raises:
-        NotCheckable: it is not sealed (``todo`` says what seals it), or cannot be read.
-        Tampered: its bytes are not the ones sealed.
-    """
-    name = registry.name(path)
-    if name not in files:
-        raise NotCheckable(Problem(name, "is not there yet", todo))
-    data = read_bytes(path)
-    if canonical.digest(data) != files[name]:
-        raise Tampered(Problem(name, "is not the file that was sealed", "restore it"))
-    return data
+    return FrozenImport.from_bytes(registry.read_sealed(files, path, ""), registry.name(path))

@@ -18,8 +18,9 @@ from prereg_moe.importing.frozen import FrozenImport
 from prereg_moe.importing.schema import Block, Imported, Inference, Samples, Summary, names
 from prereg_moe.importing.summary import readings
 from prereg_moe.registration import schema
-from prereg_moe.registration.schema import ModelControl, SelectiveRule
-from prereg_moe.verdict.decide import CONFIRMED, Decision, decide, gated, worst
+from prereg_moe.registration.schema import SelectiveRule
+from prereg_moe.verdict import control_outcomes
+from prereg_moe.verdict.decide import Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, Interval
 
 __all__ = ["CAPS", "SCHEMA", "judge"]
@@ -72,7 +73,7 @@ def _verdicts(document: Imported, table: Mapping[str, Any]) -> dict[str, Any]:
         name: Cell(np.array(entry["deltas"], dtype=np.float64), entry["clusters"]) for name, entry in table.items()
     }
     decided = {block.id: _block(document, inference, block, cells) for block in document.claims}
-    controls = _controls(document, decided)
+    controls = control_outcomes(document.controls, decided)
     failed = tuple(f"{control['name'].upper()}_CONTROL_FAILED" for control in controls if not control["holds"])
     return {
         "cells": {name: describe(cell, inference, name) for name, cell in cells.items()},
@@ -189,26 +190,3 @@ def _entry(document: Imported, inference: Inference, block: Block, name: str, de
         "margin": decision.margin,
         "parts": dict(decision.parts),
     }
-
-
-def _controls(document: Imported, decided: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:
-    found = []
-    for name in ("positive", "negative"):
-        control: ModelControl | None = getattr(document.controls, name)
-        if control is None:
-            continue
-        confirmed = sum(decision.verdict == CONFIRMED for decision in decided[control.claims].values())
-        enough = control.at_least is None or confirmed >= control.at_least
-        few = control.at_most is None or confirmed <= control.at_most
-        found.append(
-            {
-                "name": name,
-                "claims": control.claims,
-                "confirmed": confirmed,
-                "of": len(decided[control.claims]),
-                "at_least": control.at_least,
-                "at_most": control.at_most,
-                "holds": enough and few,
-            }
-        )
-    return found

@@ -27,7 +27,7 @@ from prereg_moe.registration.document import read_yaml
 from prereg_moe.registration.schema import (
     ExpressionRule,
     Interval,
-    ModelControl,
+    ModelControls,
     Name,
     Part,
     PlannedEffects,
@@ -43,7 +43,6 @@ __all__ = [
     "AbsenceRule",
     "Block",
     "CellRule",
-    "Controls",
     "Design",
     "DualTestRule",
     "EquivalenceRule",
@@ -218,13 +217,6 @@ class Block(Part):
     said: Column | None = None
 
 
-class Controls(Part):
-    """What must hold before any other claim counts."""
-
-    positive: ModelControl | None = None
-    negative: ModelControl | None = None
-
-
 class Inference(Part):
     """Error rates of verdicts on items; a summary has none.
 
@@ -286,7 +278,7 @@ class Imported(Part):
     evidence: Annotated[Summary | Rows | Samples, Field(discriminator="kind")]
     rules: Annotated[dict[Name, Rule], Field(min_length=1)]
     claims: Annotated[tuple[Block, ...], Field(min_length=1)]
-    controls: Controls = Controls()
+    controls: ModelControls = ModelControls()
     inference: Inference | None = None
     design: Design | None = None
     released: Released | None = None

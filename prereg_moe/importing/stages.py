@@ -14,7 +14,7 @@ from prereg_moe import canonical, ledger
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.importing import simulation, sources
 from prereg_moe.importing.checks import check_released
-from prereg_moe.importing.freezing import load_frozen, read_sealed
+from prereg_moe.importing.freezing import load_frozen
 from prereg_moe.importing.judging import judge
 from prereg_moe.importing.reporting import FORMATS, render_document
 from prereg_moe.importing.schema import Imported, Samples, load
@@ -130,11 +130,11 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[dict[str, Any],
     files = ledger.sealed_files(seals, id_)
     path = registry.reports(id_) / "imported.json"
     todo = f"run `prereg-moe import {frozen.registration.evidence.kind} {id_}`"
-    imported = canonical.loads(read_sealed(registry, files, path, todo), registry.name(path))
+    imported = canonical.loads(registry.read_sealed(files, path, todo), registry.name(path))
     diagnosis = None
     if frozen.document["pins"]["diagnosis"] is not None:
         kept = registry.registration(id_) / "diagnosis.json"
-        diagnosis = canonical.loads(read_sealed(registry, files, kept, ""), registry.name(kept))
+        diagnosis = canonical.loads(registry.read_sealed(files, kept, ""), registry.name(kept))
     made = judge(frozen, imported, diagnosis)
     target = registry.reports(id_) / "verdict.json"
     sealed = files.get(registry.name(target))
@@ -161,12 +161,12 @@ def render(registry: Registry, id_: str, formats: Sequence[str], *, time: str) -
     files = ledger.sealed_files(seals, id_)
     path = registry.reports(id_) / "verdict.json"
     document = canonical.loads(
-        read_sealed(registry, files, path, f"run `prereg-moe verdict {id_}`"), registry.name(path)
+        registry.read_sealed(files, path, f"run `prereg-moe verdict {id_}`"), registry.name(path)
     )
     written = []
     for format_ in formats:
         template = registry.registration(id_) / "templates" / f"report.{format_}.j2"
-        source = read_sealed(registry, files, template, f"run `prereg-moe freeze {id_}`").decode()
+        source = registry.read_sealed(files, template, f"run `prereg-moe freeze {id_}`").decode()
         target = registry.reports(id_) / f"report.{format_}"
         canonical.write(target, render_document(document, source).encode())
         written.append(target)

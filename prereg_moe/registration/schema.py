@@ -273,12 +273,17 @@ class ModelControl(Part):
     at_most: Annotated[int, Field(ge=0)] | None = None
 
 
-class Controls(Part):
+class ModelControls(Part):
+    """Blocks of claims that show whether the whole works: on a model that has modules, on one that has none."""
+
+    positive: ModelControl | None = None
+    negative: ModelControl | None = None
+
+
+class Controls(ModelControls):
     """What must hold before any other claim counts."""
 
     null: NullControl | None = None
-    positive: ModelControl | None = None
-    negative: ModelControl | None = None
 
 
 class ModularRule(Part):

@@ -24,7 +24,7 @@ from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.record import Record
 from prereg_moe.registration import Registration, differences, family_names, level
-from prereg_moe.registration.schema import Claims, Replication
+from prereg_moe.registration.schema import Claims, ModelControl, ModelControls, Replication
 from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, REFUTED, Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, effects
 from prereg_moe.verdict.multiverse import explore
@@ -32,7 +32,7 @@ from prereg_moe.verdict.multiverse import explore
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["POST_HOC", "REASONS", "SCHEMA", "Verdicts", "judge"]
+__all__ = ["POST_HOC", "REASONS", "SCHEMA", "Verdicts", "control_outcomes", "judge"]
 
 SCHEMA = "prereg-moe/verdict/1"
 
@@ -154,7 +154,7 @@ def _judged(evidence: Evidence, record: Record) -> dict[str, list[dict[str, Any]
         )
         for claims in registration.claims
     }
-    controls = _controls(frozen, decided)
+    controls = control_outcomes(frozen.registration.controls, decided)
     failed = tuple(f"{control['name'].upper()}_CONTROL_FAILED" for control in controls if not control["holds"])
     for claims in registration.claims:
         if claims.tier != "control":
@@ -252,10 +252,11 @@ def _entry(claims: Claims, family: str, measured: Effects, decision: Decision, a
     }
 
 
-def _controls(frozen: Frozen, decided: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:
+def control_outcomes(controls: ModelControls, decided: Mapping[str, Mapping[str, Decision]]) -> list[dict[str, Any]]:
+    """Return how each registered control came out: how many claims of its block are confirmed, and whether it holds."""
     found = []
     for name in ("positive", "negative"):
-        control = getattr(frozen.registration.controls, name)
+        control: ModelControl | None = getattr(controls, name)
         if control is None:
             continue
         block = decided[control.claims]
