@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NAMED", "Named"]
+__all__ = ["NAMED", "OFTEN", "Named"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +162,19 @@ NAMED = tuple(
     Named(mistake, module, before, after, tuple(f"tests/{test}" for test in tests.split()))
     for (module, tests), texts in _TEXTS.items()
     for mistake, before, after in texts
+)
+
+OFTEN = frozenset(  # what every run of the suite tries: the mistakes that would most easily be made
+    {
+        ("stats/nulls.py", "a draw that ties counts for the family"),
+        ("stats/nulls.py", "+1 dropped from the randomisation p"),
+        ("stats/nulls.py", "two-sided p of a one-sided question"),
+        ("stats/selectivity.py", "κ's sign"),
+        ("stats/selectivity.py", "minimum over the resampled axes instead of the binding axis"),
+        ("stats/selectivity.py", "+1 dropped from the marginal p"),
+        ("stats/selectivity.py", "a tie counts for the claim"),
+        ("stats/selectivity.py", "items for clusters"),
+        ("verdict/decide.py", "selectivity left out"),
+        ("verdict/decide.py", "α reached is α missed"),
+    }
 )

@@ -3,23 +3,28 @@
 Named mutants are the mistakes a statistician would fear (`named.py`). Generic ones change one operator, constant or
 side (`operators.py`); a fixed sample of them is tried by `make torture`, which writes docs/mutation.md. A generic
 mutant that survives must be listed with its reason in `survivors.toml`, and one that is listed must survive.
+
+Tests that notice a mutant must pass, and end, where nothing is changed: that is tried first. A mutant may also be
+noticed because its tests do not end: they use many times the processor time they use where nothing is changed.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tomllib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
-from named import NAMED, Named
+from named import NAMED, OFTEN, Named
 from operators import Mutant, mutants, mutated, place_in_sample
-from trial import ROOT, copy_of_the_package, run
+from trial import ROOT, Outcome, copy_of_the_package, run
 
 PAGE, LISTED = ROOT / "docs" / "mutation.md", Path(__file__).parent / "survivors.toml"
 SAMPLE = 200
-CORE = {"stats/nulls.py", "stats/selectivity.py", "stats/multiplicity.py", "verdict/decide.py", "verdict/estimate.py"}
+LONGEST, ENDLESS = 600, 10  # processor seconds of unchanged tests; times that, and a mutant's tests do not end
 EVERYTHING = ("tests/stats", "tests/property/test_rule_parts.py", "tests/property/test_verdict_laws.py",
               "tests/property/test_one_verdict.py", "tests/test_report.py")  # fmt: skip
 FIRST = {
@@ -28,6 +33,8 @@ FIRST = {
     "verdict/estimate.py": ("tests/property/test_verdict_laws.py",),
     "verdict/__init__.py": ("tests/property/test_verdict_laws.py",),
 }
+COLUMNS: tuple[Outcome, ...] = ("failed", "endless", "passed")
+_named: dict[Named, Outcome] = {}
 
 
 def own_tests(module: str) -> tuple[str, ...]:
@@ -40,8 +47,8 @@ def own_tests(module: str) -> tuple[str, ...]:
 
 
 def often(mutant: Named) -> list[pytest.MarkDecorator]:
-    """Return no mark for what is tried by every run of the suite: the parts of the default rule."""
-    return [] if mutant.module in CORE else [pytest.mark.torture]
+    """Return no mark for what is tried by every run of the suite."""
+    return [] if (mutant.module, mutant.mistake) in OFTEN else [pytest.mark.torture]
 
 
 @pytest.fixture(scope="session")
@@ -49,14 +56,24 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_of_the_package(tmp_path_factory.mktemp("mutation"))
 
 
-def killed(copy: Path, module: str, source: str, *stages: tuple[str, ...]) -> bool:
-    """Return whether some stage of tests fails once a module's source is another."""
+@cache
+def seconds(copy: Path, tests: tuple[str, ...]) -> float:
+    """Return the processor time of tests on the unchanged package, on which they pass."""
+    trial = run(copy, tests, LONGEST)
+    assert trial.outcome == "passed", (copy / "output").read_text()
+    return trial.seconds
+
+
+def outcome(copy: Path, module: str, source: str, *stages: tuple[str, ...]) -> Outcome:
+    """Return how the first stage of tests that does not pass ends once a module's source is another, or "passed"."""
+    limits = {stage: math.ceil(ENDLESS * seconds(copy, stage)) for stage in stages}
     path = copy / "prereg_moe" / module
     original = path.read_text("utf-8")
     shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)  # two mutants may be of one size and second
     path.write_text(source, "utf-8")
     try:
-        return not all(run(copy, stage) for stage in stages)
+        trials = (run(copy, stage, limit) for stage, limit in limits.items())
+        return next((trial.outcome for trial in trials if trial.outcome != "passed"), "passed")
     finally:
         path.write_text(original, "utf-8")
         shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
@@ -68,19 +85,23 @@ def named_source(mutant: Named) -> str:
     return source.replace(mutant.before, mutant.after)
 
 
-@pytest.mark.parametrize(
-    "tests",
-    [pytest.param(one.tests, id=one.tests[0], marks=often(one)) for one in {one.tests: one for one in NAMED}.values()],
-)
-def test_the_tests_pass_where_nothing_is_changed(copy: Path, tests: tuple[str, ...]) -> None:
-    assert run(copy, tests), (copy / "output").read_text()
+def test_a_trial_is_ended_by_the_processor_time_it_uses_not_by_the_clock(copy: Path) -> None:
+    (copy / "asleep.py").write_text("import prereg_moe, time\n\ndef test_asleep():\n    time.sleep(4)\n")
+    (copy / "endless.py").write_text("def test_endless():\n    while True:\n        pass\n")
+    assert run(copy, ("asleep.py",), 3).outcome == "passed"
+    assert run(copy, ("endless.py",), 3).outcome == "endless"
+
+
+def test_what_is_tried_often_is_named() -> None:
+    assert {(one.module, one.mistake) for one in NAMED} >= OFTEN
 
 
 @pytest.mark.parametrize(
     "mutant", [pytest.param(one, id=f"{one.module}: {one.mistake}", marks=often(one)) for one in NAMED]
 )
 def test_a_named_mistake_is_noticed(copy: Path, mutant: Named) -> None:
-    assert killed(copy, mutant.module, named_source(mutant), mutant.tests)
+    _named[mutant] = outcome(copy, mutant.module, named_source(mutant), mutant.tests)
+    assert _named[mutant] != "passed"
 
 
 def generic() -> list[Mutant]:
@@ -104,43 +125,46 @@ def test_generic_mistakes_are_noticed_or_explained(copy: Path) -> None:
         (one["module"], one["function"], one["before"], one["after"]): one["reason"]
         for one in tomllib.loads(LISTED.read_text("utf-8"))["survivor"]
     }
-    assert run(copy, EVERYTHING), (copy / "output").read_text()
-    tried, survived = Counter[str](), dict.fromkeys(every[:0], "")
+    outcomes: dict[Mutant, Outcome] = {}
     for mutant in every[:SAMPLE]:
-        tried[mutant.module] += 1
         source = mutated(mutant, (ROOT / "prereg_moe" / mutant.module).read_text("utf-8"))
-        if not killed(copy, mutant.module, source, own_tests(mutant.module), EVERYTHING):
-            survived[mutant] = listed.get(mutant.key, "")
-    write(every, tried, survived)
+        outcomes[mutant] = outcome(copy, mutant.module, source, own_tests(mutant.module), EVERYTHING)
+    survived = {mutant: listed.get(mutant.key, "") for mutant, ended in outcomes.items() if ended == "passed"}
+    write(every, outcomes, survived)
     assert [mutant.key for mutant, reason in survived.items() if not reason] == []
-    sampled = {mutant.key for mutant in every[:SAMPLE]}
-    assert {key for key in listed if key in sampled} == {mutant.key for mutant in survived}
+    assert {mutant.key for mutant in outcomes} & set(listed) == {mutant.key for mutant in survived}
 
 
-def write(every: list[Mutant], tried: Counter[str], survived: dict[Mutant, str]) -> None:
+def write(every: list[Mutant], outcomes: dict[Mutant, Outcome], survived: dict[Mutant, str]) -> None:
     """Write docs/mutation.md."""
-    left = Counter(mutant.module for mutant in survived)
-    modules = sorted({mutant.module for mutant in every})
+    assert set(_named) == set(NAMED), "run the whole file: the page needs every named mutant"
+    named = Counter(_named.values())
+    total = Counter(mutant.module for mutant in every)
+    ended = {name: Counter(mutant.module for mutant, how in outcomes.items() if how == name) for name in COLUMNS}
     lines = [
         "# Do the tests notice mistakes?",
         "",
         "Written by `make torture` (tests/mutation); do not edit. A mutant is the package with one mistake in it; it",
-        "is killed when a test fails. The reference values that lie beside the repository are not used.",
+        "is noticed when a test fails, or when the tests do not end: they use up",
+        f"{ENDLESS} times the processor time they use on the unchanged package, on which they pass. The reference",
+        "values that lie beside the repository are not used.",
         "",
         f"**Named mistakes**, {len(NAMED)}: ties, dropped +1, κ's sign, one side for two, items for clusters, the",
-        "wrong null for the binding axis, gates left out (tests/mutation/named.py). All are killed: a survivor fails",
-        f"the run. {sum(one.module in CORE for one in NAMED)} of them, in the default rule, are tried by `make test`.",
+        "wrong null for the binding axis, gates left out (tests/mutation/named.py). A survivor fails the run.",
+        f"{named['failed']} made a test fail, {named['endless']} did not end, {named['passed']} survived.",
+        f"{len(OFTEN)} of them are tried by `make test`.",
         "",
         "**Generic mistakes**: one comparison, sign, constant, side or branch changed.",
-        f"{SAMPLE} of {len(every)}, chosen by a digest of the mutant, were tried:",
-        f"{SAMPLE - len(survived)} were killed, {len(survived)} survived.",
+        f"{len(outcomes)} of {len(every)}, chosen by a digest of the mutant, were tried:",
+        f"{ended['failed'].total()} made a test fail, {ended['endless'].total()} did not end,",
+        f"{len(survived)} survived.",
         "",
-        "| module | mutants | tried | killed | survived |",
-        "|---|---|---|---|---|",
+        "| module | mutants | tried | a test failed | did not end | survived |",
+        "|---|---|---|---|---|---|",
     ]
-    for module in modules:
-        total = sum(mutant.module == module for mutant in every)
-        lines.append(f"| {module} | {total} | {tried[module]} | {tried[module] - left[module]} | {left[module]} |")
+    for module in sorted(total):
+        counts = [ended[name][module] for name in COLUMNS]
+        lines.append(f"| {module} | {total[module]} | {sum(counts)} | {' | '.join(map(str, counts))} |")
     lines += ["", "## Survivors", "", "| where | mistake | why no test fails |", "|---|---|---|"]
     for one, reason in survived.items():
         change = f"`{_cell(one.before)}` → `{_cell(one.after)}`"
