@@ -13,6 +13,7 @@ same study gives the same bytes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from prereg_moe.frozen import Condition, Frozen
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Evidence", "Scores", "document", "file_name", "gather", "manifest"]
+__all__ = ["SCHEMA", "Agreement", "Evidence", "Scores", "document", "file_name", "gather", "manifest"]
 
 SCHEMA = "prereg-moe/evidence/1"
 _KEYS = {"schema", "condition", "plan", "axes", "proof", "environment"}
@@ -47,6 +48,41 @@ class Scores:
     metric: tuple[float, ...]
     tokens: tuple[int, ...]
     responses: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a sharing engine's evidence lies from `stock`, on the requests that both computed.
+
+    Attributes:
+        conditions: how many were compared.
+        requests: how many of their requests were.
+        largest: farthest two log-likelihoods of one request lie apart, in nats.
+        flips: requests whose continuation is the greedy one for one engine only.
+        tolerance: how far they may lie apart, as registered.
+        by_stock: why conditions were computed by stock as a whole -> how many.
+    """
+
+    conditions: int
+    requests: int
+    largest: float
+    flips: int
+    tolerance: float
+    by_stock: Mapping[str, int]
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, Any]], tolerance: float) -> Agreement:
+        """Return what the ``engine`` entries of evidence files say together."""
+        checks = [record["check"] for record in records if "check" in record]
+        reasons = Counter("; ".join(record["not_shared"]) for record in records if "check" not in record)
+        return cls(
+            conditions=len(checks),
+            requests=sum(check["requests"] for check in checks),
+            largest=max((check["largest"] for check in checks), default=0.0),
+            flips=sum(check.get("flips", 0) for check in checks),
+            tolerance=tolerance,
+            by_stock=dict(sorted(reasons.items())),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from prereg_moe import canonical, evidence, ledger
 from prereg_moe import record as records
-from prereg_moe.errors import Deviated, NotCheckable, Problem, Tampered
-from prereg_moe.evidence import Evidence
+from prereg_moe.errors import Deviated, NotCheckable, Problem, Tampered, shaped
+from prereg_moe.evidence import Agreement, Evidence
 from prereg_moe.frozen import Frozen
 from prereg_moe.ledger import Seal
 from prereg_moe.record import Record, Space
 from prereg_moe.registration import parse, part_count
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["finish", "gather", "look", "manifest", "reached", "read_manifest", "record", "told"]
+__all__ = ["agreement", "finish", "gather", "look", "manifest", "reached", "read_manifest", "record", "told"]
 
 
 def gather(registry: Registry, frozen: Frozen) -> Evidence:
@@ -143,6 +143,20 @@ def read_manifest(data: bytes, where: str) -> dict[str, str]:
     ):
         raise Tampered(Problem(where, "is not a list of evidence files and their digests", "restore it"))
     return files
+
+
+def agreement(registry: Registry, frozen: Frozen, digests: Iterable[str]) -> Agreement | None:
+    """Return how far the evidence of conditions that is there lies from `stock`; None where `stock` is registered.
+
+    Raises:
+        Tampered: a file does not say how it was checked.
+    """
+    engine = frozen.registration.engine
+    if engine.kind == "stock":
+        return None
+    paths = [registry.evidence(frozen.registration.id) / evidence.file_name(digest) for digest in digests]
+    with shaped("evidence"):
+        return Agreement.of([canonical.read(path)["engine"] for path in paths if path.exists()], engine.tolerance)
 
 
 def finish(registry: Registry, frozen: Frozen, *, time: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STYLE",
+    "agreement",
     "audit_json",
     "claim_json",
     "err",
@@ -118,6 +119,19 @@ def steps(as_json: bool) -> Iterator[Callable[[str], Callable[[int, int, str], N
             return update
 
         yield step
+
+
+def agreement(found: Any) -> Iterator[str]:
+    """Yield what a person is told of how far a run's engine lies from `stock`; nothing where it is `stock`."""
+    if found is None:
+        return
+    if found.conditions:
+        yield (
+            f"{found.requests} requests of {found.conditions} conditions were computed by stock as well: at most"
+            f" {found.largest:.2g} nats apart ({found.tolerance:g} are allowed), {found.flips} greedy answers differ"
+        )
+    for why, count in found.by_stock.items():
+        yield f"{count} conditions were computed by stock alone: {escape(why)}"
 
 
 def show_verdicts(document: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -115,7 +116,7 @@ def run(
     before = registry.ledger()
     try:
         with show.progress("run", as_json) as progress:
-            done, head = lab.run(
+            ran = lab.run(
                 registry,
                 id_,
                 workers=workers or processors(),
@@ -129,12 +130,14 @@ def run(
             show.err.print(f"head {ledger.head(ledger.parse(data))}: the start is sealed, the run is not finished")
         raise
     if shard is not None:
-        what = f"shard {shard[0]} of {shard[1]}: {done} conditions computed; `prereg-moe run {id_}` seals the whole"
+        shared = f"shard {shard[0]} of {shard[1]}"
+        what = f"{shared}: {ran.computed} conditions computed; `prereg-moe run {id_}` seals the whole"
     else:
-        what = f"{done} conditions computed" if done else "nothing to do: the evidence is complete"
+        what = f"{ran.computed} conditions computed" if ran.computed else "nothing to do: the evidence is complete"
         if ledger.stage(ledger.parse(registry.ledger()), id_) == "start":
             what += f"; the registered look can be taken: `prereg-moe look {id_}`, or run on"
-    show.say({"computed": done, "head": head}, [what, f"head {head}"], as_json)
+    document = {"computed": ran.computed, "head": ran.head, "agreement": ran.agreement and asdict(ran.agreement)}
+    show.say(document, [what, *show.agreement(ran.agreement), f"head {ran.head}"], as_json)
 
 
 @click.command()

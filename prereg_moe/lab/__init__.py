@@ -6,18 +6,20 @@ this package loads no torch; the worker processes do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prereg_moe import canonical, ledger, store
 from prereg_moe.errors import Deviated, Problem
+from prereg_moe.evidence import Agreement
 from prereg_moe.freezing import load_frozen
 from prereg_moe.lab import runner
 from prereg_moe.lab.runner import Executor, Progress
 from prereg_moe.registration import load, part_of
 from prereg_moe.registry import Registry
 
-__all__ = ["atlas", "inspect", "outlook", "rescore", "run"]
+__all__ = ["Ran", "atlas", "inspect", "outlook", "rescore", "run"]
 
 
 def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str:
@@ -35,6 +37,22 @@ def atlas(registry: Registry, id_: str, *, time: str, progress: Progress) -> str
     return registry.seal("atlas", id_, [path], time=time)
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run did.
+
+    Attributes:
+        computed: conditions it computed.
+        head: the ledger's head.
+        agreement: how far the evidence that is there now, of the run's shard or of the whole, lies from `stock`;
+            None where `stock` is the registered engine.
+    """
+
+    computed: int
+    head: str | None
+    agreement: Agreement | None
+
+
 def run(
     registry: Registry,
     id_: str,
@@ -44,8 +62,8 @@ def run(
     progress: Progress,
     shard: tuple[int, int] | None = None,
     executor: Executor = "local",
-) -> tuple[int, str | None]:
-    """Compute the missing conditions, seal the evidence when it is complete; return their number and the head.
+) -> Ran:
+    """Compute the missing conditions, seal the evidence when it is complete, and say what was done.
 
     A second run of a finished study computes and seals nothing. A ``shard`` (i, n) computes the
     i-th of n parts of the plan and leaves the evidence for a run of the whole to seal. Where looks
@@ -62,19 +80,19 @@ def run(
     if todo:  # where looks are registered, up to the next of them
         until = part_of(frozen.plan[todo[0]].measure)
         todo = [digest for digest in todo if part_of(frozen.plan[digest].measure) == until]
-    if shard is not None:
-        part = runner.part(frozen, *shard)
-        todo = [digest for digest in todo if digest in part]
+    mine = frozenset(frozen.plan) if shard is None else runner.part(frozen, *shard)
+    todo = [digest for digest in todo if digest in mine]
+    head: str | None = None
     if open_:
         body = {"workers": workers, "missing": len(todo)}
         head = registry.seal("start", id_, [], time=time, body=body | ({"shard": list(shard)} if shard else {}))
     runner.run(registry, frozen, todo, workers=workers, progress=progress, executor=executor)
-    if open_ and (shard is not None or runner.missing(registry, frozen)):
-        return len(todo), head
-    if open_:
-        return len(todo), store.finish(registry, frozen, time=time)
-    store.gather(registry, store.reached(registry, frozen))  # files that went missing since are back, byte for byte
-    return len(todo), ledger.head(seals)
+    if not open_:
+        store.gather(registry, store.reached(registry, frozen))  # files that went missing since are back, byte for byte
+        head = ledger.head(seals)
+    elif shard is None and not runner.missing(registry, frozen):
+        head = store.finish(registry, frozen, time=time)
+    return Ran(len(todo), head, store.agreement(registry, frozen, mine))
 
 
 def rescore(registry: Registry, id_: str, *, progress: Progress) -> int:

@@ -12,6 +12,7 @@ import torch
 from tiny_configs import ROUTABLE, build, shared
 
 from prereg_moe.errors import Stopped
+from prereg_moe.evidence import Agreement
 from prereg_moe.lab.engines.base import Answer, Case, Request
 from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.intervene import Force, Intervention, KeepOnly, Mask, Mean, Noise, Scale, intervene
@@ -192,13 +193,28 @@ def test_one_condition_far_from_stock_is_computed_by_stock(monkeypatch: pytest.M
     assert len(cases) > 2
     engine = sweep(moe, requests)
     near = engine._apart
-    monkeypatch.setattr(engine, "_apart", lambda case, answers: 0.05 if case is cases[1] else near(case, answers))
+    monkeypatch.setattr(engine, "_apart", lambda case, answers: (0.05, 0) if case is cases[1] else near(case, answers))
     found = list(engine.answer(cases))
     assert [one.record["computed_by"] for one in found if one.record] == [
         "stock" if case is cases[1] else "sweep" for case in cases
     ]
     assert found[1].record == {"computed_by": "stock", "not_shared": ["a request lay 0.05 nats from stock"]}
     assert found[1].answers == reference(moe, requests, cases[1].interventions)
+
+
+def test_a_greedy_answer_that_differs_from_stocks_is_counted() -> None:
+    moe, requests = qwen(), requests_of()
+
+    def otherwise(asked: Sequence[Request]) -> Mapping[Request, Answer]:
+        return {one: (value, not greedy) for one, (value, greedy) in plainly(moe.model, asked).items()}
+
+    engine = Sweep(moe, requests, otherwise, max_length=LENGTH, batch_tokens=256, check=2, tolerance=TOLERANCE)
+    (found,) = engine.answer([Case("baseline", ())])
+    assert found.record is not None
+    assert found.record["check"]["flips"] == 2
+    agreement = Agreement.of([found.record, found.record], TOLERANCE)
+    assert (agreement.conditions, agreement.requests, agreement.flips) == (2, 4, 4)
+    assert "flips" not in next(iter(sweep(moe, requests).answer([Case("baseline", ())]))).record["check"]
 
 
 def test_a_model_that_cannot_be_taken_apart_is_computed_by_stock(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ class Sweep:
         shared = [case for case in cases if self.exact.parts and packable(case)]
         found = list(self._shared(Pack(self._moe, shared, self.exact))) if shared else []
         apart = [self._apart(case, answers) for case, (answers, _, _) in zip(shared, found, strict=True)]
-        far = [distance for distance in apart if not distance <= self._tolerance]
+        far = [distance for distance, _ in apart if not distance <= self._tolerance]
         if far and 2 * len(far) >= len(apart):
             what = f"differs from stock by {max(far):.3g} nats on a request, {self._tolerance:g} are allowed"
             raise Stopped(Problem("engine", what, "register engine: {kind: stock}, or a tolerance its dtype can hold"))
@@ -151,10 +151,10 @@ class Sweep:
                 notes = list(self.exact.notes) if packable(case) else ["its operator acts on whole batches"]
                 yield from self._alone(case, notes)
                 continue
-            (answers, proof, record), distance = next(checked)
+            (answers, proof, record), (distance, flips) = next(checked)
             if distance <= self._tolerance:
                 check = {"requests": min(self._check, len(self._requests)), "largest": distance}
-                yield Found(answers, proof, {**record, "check": check})
+                yield Found(answers, proof, {**record, "check": check | ({"flips": flips} if flips else {})})
             else:
                 yield from self._alone(case, [f"a request lay {distance:.3g} nats from stock"])
 
@@ -166,15 +166,19 @@ class Sweep:
 
     # -------------------------------------------------------------- the check
 
-    def _apart(self, case: Case, answers: Mapping[Request, Answer]) -> float:
-        """Return how far, in nats, stock lies from some answers, which only the case's digest chooses."""
+    def _apart(self, case: Case, answers: Mapping[Request, Answer]) -> tuple[float, int]:
+        """Return how far stock lies from some answers, in nats, and how many it calls greedy and these do not, or back.
+
+        Only the case's digest chooses which answers.
+        """
         chosen = [self._requests[number] for number in _chosen(case.digest, len(self._requests), self._check)]
         if case.interventions:
             with intervene(self._moe, *case.interventions):
                 stock = self._score(chosen)
         else:
             stock = self._score(chosen)
-        return max(abs(stock[one][0] - answers[one][0]) for one in chosen)
+        flips = sum(stock[one][1] != answers[one][1] for one in chosen)
+        return max(abs(stock[one][0] - answers[one][0]) for one in chosen), flips
 
     # -------------------------------------------------------------- the computation
 
