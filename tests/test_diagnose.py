@@ -396,6 +396,17 @@ def test_the_command_writes_seals_and_warns(computed: World, run_cli: Callable[.
     shown = run_cli(*command, "--pilot", ID)
     assert "not shown" in shown.out
     assert "199 resamples" in shown.out
+    figures_ = said.json["scenarios"]["pilot"]
+    rows = {"main": figures_["blocks"]["main"], "again (exploratory)": figures_["blocks"]["again"],
+            "both (replication)": figures_["replications"]["both"]}  # fmt: skip
+    for label, alone in rows.items():
+        [row] = [line.strip() for line in shown.out.splitlines() if line.strip().startswith(f"{label} ")]
+        errors, power = alone["family_wise_error"], alone["power"]["each"]
+        assert row.removeprefix(label).split() == [
+            "pilot",
+            *(f"{100 * errors[at]['estimate']:.1f}<{100 * errors[at]['high']:.1f}" for at in errors),
+            f"{100 * power['estimate']:.0f}>{100 * power['low']:.0f}",
+        ]
     assert canonical.read(path)["scenarios"] == said.json["scenarios"]
 
     atlas = canonical.read(computed.folder / "atlas.json")

@@ -172,7 +172,7 @@ def show_verdicts(document: Any) -> None:
 
 
 def show_diagnosis(document: Any) -> None:
-    """Print a diagnosis, one row a scenario."""
+    """Print a diagnosis: one row a scenario and, where there are several blocks, one for each and for replications."""
     settings = document["settings"]
     if settings["resamples"] < settings["registered_resamples"]:
         fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"
@@ -182,15 +182,10 @@ def show_diagnosis(document: Any) -> None:
     for column in ("scenario", "at κ", "at δ0", "power", "controls", "coverage", "flips", "needs"):
         table.add_column(column, no_wrap=True)
     for name, figures in document["scenarios"].items():
-        errors, factor = figures["family_wise_error"], figures["minimum_detectable_effect"]["factor"]
-        power = figures["power"]["each"]
+        factor = figures["minimum_detectable_effect"]["factor"]
         table.add_row(
             escape(name),
-            *(
-                f"{100 * errors[kind]['estimate']:.1f}<{100 * errors[kind]['high']:.1f}"
-                for kind in ("selectivity", "minimum_effect")
-            ),
-            f"{100 * power['estimate']:.0f}>{100 * power['low']:.0f}",
+            *_errors_and_power(figures),
             "/".join(_percent(figures["controls"].get(role)) for role in ("positive", "negative")),
             _percent(figures["coverage"]["on"]),
             _percent(figures["flips"]),
@@ -202,6 +197,35 @@ def show_diagnosis(document: Any) -> None:
         "claim confirmed as planned, after the controls; controls: how often the positive and the negative one pass; "
         "coverage: intervals that hold; flips: verdicts that differ between two replications; needs: times the planned "
         "effects for the power demanded (or 80%), controls aside[/]"
+    )
+    if any(len(figures["blocks"]) > 1 for figures in document["scenarios"].values()):
+        _show_blocks(document)
+
+
+def _show_blocks(document: Any) -> None:
+    """Print the figures of every block alone, exploratory ones too, and of the replications."""
+    table = Table(title="each alone", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("claims", overflow="fold")
+    for column in ("scenario", "at κ", "at δ0", "power"):
+        table.add_column(column, no_wrap=True)
+    for name, figures in document["scenarios"].items():
+        for block, alone in figures["blocks"].items():
+            role = document["settings"]["blocks"][block]["role"]
+            label = f"{block} ({role})" if role == "exploratory" else block
+            table.add_row(escape(label), escape(name), *_errors_and_power(alone))
+        for replication, joint in figures.get("replications", {}).items():
+            table.add_row(escape(f"{replication} (replication)"), escape(name), *_errors_and_power(joint))
+    out.print(table)
+
+
+def _errors_and_power(figures: Any) -> tuple[str, str, str]:
+    """Return, in percent, both errors with their upper and the power with its lower bound."""
+    at_kappa, at_minimum = (figures["family_wise_error"][kind] for kind in ("selectivity", "minimum_effect"))
+    power = figures["power"]["each"]
+    return (
+        f"{100 * at_kappa['estimate']:.1f}<{100 * at_kappa['high']:.1f}",
+        f"{100 * at_minimum['estimate']:.1f}<{100 * at_minimum['high']:.1f}",
+        "-" if power is None else f"{100 * power['estimate']:.0f}>{100 * power['low']:.0f}",
     )
 
 

@@ -27,7 +27,7 @@ from world import registration
 from prereg_moe import stats
 from prereg_moe.diagnosing import diagnose
 from prereg_moe.registration import parse
-from prereg_moe.registration.schema import Claims, ExpressionRule, Inference, ModularRule
+from prereg_moe.registration.schema import ExpressionRule, Inference
 from prereg_moe.verdict.decide import CONFIRMED, REFUTED, decide
 from prereg_moe.verdict.estimate import Effects, Interval
 
@@ -35,25 +35,15 @@ pytestmark = pytest.mark.slow
 
 STUDIES = int(os.environ.get("CALIBRATION_STUDIES", "2000"))
 POWER_STUDIES = STUDIES // 4
-RESAMPLES, DRAWS, ALPHA, KAPPA, MINIMUM = 999, 39, 0.05, 3.0, 0.05
+STUDY = parse(registration())
+CLAIMS, RULE, POINT = STUDY.claims[0], STUDY.rules["modular"], STUDY.rules["point"]
+RESAMPLES, DRAWS, ALPHA, KAPPA, MINIMUM = 999, 39, 0.05, RULE.kappa, RULE.minimum_effect
 UNITS = (30, 80, 150)
 ESTIMATE_AT_MOST, BOUND_AT_MOST = 7.5, 8.5  # percent
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "calibration.md"
 MARK = "<!-- the whole rule -->"
 
-RULE = ModularRule(kind="modular", kappa=KAPPA, minimum_effect=MINIMUM)
-POINT = ExpressionRule(kind="expression", confirm="paper_point")
 INTERVAL = ExpressionRule(kind="expression", confirm="paper_ci", worst_off="upper_bound")
-CLAIMS = Claims(
-    id="calibration",
-    hypothesis="The family is a selective module.",
-    tier="confirmatory",
-    model="simulated",
-    families="all",
-    measure="simulated",
-    off="all",
-    rule="modular",
-)
 SELECTIVITY, MINIMUM_EFFECT, REGISTERED = "selectivity", "minimum effect", "power"
 TRUTHS = {
     SELECTIVITY: {"on": 1.2, "off": BOUNDARY},

@@ -8,26 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from world import registration
 
 from prereg_moe import stats
-from prereg_moe.registration.schema import Claims, ExpressionRule, Inference, ModularRule, SelectiveRule
+from prereg_moe.registration import parse
+from prereg_moe.registration.schema import ExpressionRule, Inference
 from prereg_moe.verdict.estimate import Effects, Interval
 
 deciding = import_module("prereg_moe.verdict.decide")  # the package has a function of that name
 
 ALPHA, FAMILIES, UNITS, DRAWS = 0.05, ("fr", "hi", "zh"), 40, 59
-CLAIMS = Claims(
-    id="main",
-    hypothesis="The family is a module.",
-    tier="confirmatory",
-    model="standard",
-    families="all",
-    measure="nll",
-    off="all",
-    rule="modular",
-)
-MODULAR = ModularRule(kind="modular", kappa=3, minimum_effect=0.05)
-SELECTIVE = SelectiveRule(kind="selective", kappa=3, minimum_effect=0.05)
+STUDY = parse(registration())
+CLAIMS, MODULAR, SELECTIVE = STUDY.claims[0], STUDY.rules["modular"], STUDY.rules["selective"]
 INFERENCE = Inference(alpha=ALPHA, resamples=999, escalation=999, seed="5")
 
 
