@@ -21,6 +21,7 @@ from prereg_moe import canonical, ledger, record, templating
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered, shaped
 from prereg_moe.frozen import SCHEMA, Frozen, challenged, derive
+from prereg_moe.hub import missing_data
 from prereg_moe.registration import Registration, blocks, demand, expand, family_names, load, needs_null
 from prereg_moe.registration.schema import Claims, TaskMeasure
 from prereg_moe.registry import Registry, find_source, read_bytes
@@ -86,6 +87,7 @@ def check(path: Path, root: Path | None = None) -> Checked:
         pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
     if registration.diagnosis is not None and not (path.parent / "diagnosis.json").exists():
         pending.append(Problem("diagnosis", "is not made yet", "run `prereg-moe diagnose`"))
+    pending += missing_data(registration, lambda source: find_source(source, path.parent, root or path.parent))
     if not pending:
         list_items(registration, path.parent, root or path.parent)
     read_templates(registration, path.parent, root or path.parent)

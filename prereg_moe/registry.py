@@ -17,11 +17,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from prereg_moe import canonical, ledger
+from prereg_moe import canonical, hub, ledger
 from prereg_moe.canonical import read_bytes
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped, Tampered
 
@@ -161,7 +162,8 @@ def find_source(source: str, folder: Path, root: Path) -> Path:
 
     ``testbed:PATH`` is embedded in the package; ``./PATH`` is relative to the registration's
     folder and stays inside the registry (a link to a folder elsewhere is followed);
-    ``hf:ORG/NAME@COMMIT`` is the hub's local cache.
+    ``hf:ORG/NAME@COMMIT`` is the hub's local cache; ``lm-eval:FOLDER`` a folder of the tasks that the installed
+    lm-evaluation-harness brings along.
 
     Raises:
         Invalid: another form, a path that leaves the registry, a hub model without a commit.
@@ -175,12 +177,19 @@ def find_source(source: str, folder: Path, root: Path) -> Path:
             raise Invalid(
                 Problem(source, "does not name a commit", "write hf:ORG/NAME@ and the commit's 40 hex digits")
             )
-        home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-        return cache / f"models--{name.replace('/', '--')}" / "snapshots" / commit
+        return hub.snapshot(name, commit)
+    if scheme == "lm-eval":
+        if not rest:
+            raise Invalid(
+                Problem(source, "names all of lm-eval's tasks", "write lm-eval:FOLDER, one below lm_eval/tasks")
+            )
+        package = find_spec("lm_eval")  # found, not imported
+        places = package.submodule_search_locations if package else None
+        tasks = Path(*places, "tasks") if places else Path(os.devnull, "lm_eval", "tasks")  # where nothing can lie
+        return _inside(tasks, tasks / rest, source)
     if source.startswith("./"):
         return _inside(root, folder / source, source)
-    raise Invalid(Problem(source, "is no source", "write testbed:NAME, ./folder or hf:ORG/NAME@commit"))
+    raise Invalid(Problem(source, "is no source", "write testbed:NAME, ./folder, lm-eval:FOLDER or hf:ORG/NAME@commit"))
 
 
 def _append(file: FileIO, line: bytes, end: int) -> None:

@@ -18,7 +18,7 @@ PACKAGE = Path(prereg_moe.__file__).parent
 LAYERS = (
     ("errors", "canonical", "rules"),
     ("registration", "stats", "templating"),
-    ("ledger", "atlas", "registry", "findings"),
+    ("ledger", "atlas", "hub", "registry", "findings"),
     ("frozen", "freezing", "record", "amending"),
     ("evidence", "store", "standing"),
     ("verdict",),

@@ -41,7 +41,7 @@ def work(
         missing: the conditions whose evidence is written.
         workers: most actors at once; no more are started than the cluster has room for.
         threads: processors an actor takes.
-        device: ``cuda`` takes a device for each actor.
+        device: ``cuda`` takes a device for each actor, ``auto`` as many as a node has.
         environment: variables set in every actor's process.
 
     Raises:
@@ -61,7 +61,7 @@ def work(
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise Stopped(Problem("ray", f"cannot be started or reached ({error})", "look at RAY_ADDRESS")) from error
     try:
-        resources = {"num_cpus": threads, "num_gpus": 1 if device == "cuda" else 0}
+        resources = {"num_cpus": threads, "num_gpus": _devices(device, ray.nodes())}
         room = _room(ray.cluster_resources(), resources)
         if room < 1:
             raise Stopped(Problem("ray", f"has no room for an actor with {resources}", "add nodes"))
@@ -77,6 +77,13 @@ def work(
             yield ray.get(done)
     finally:
         ray.shutdown()
+
+
+def _devices(device: str, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many devices an actor takes."""
+    if device == "auto":
+        return int(max((node["Resources"].get("GPU", 0) for node in nodes if node["Alive"]), default=0))
+    return 1 if device == "cuda" else 0
 
 
 def _room(has: Mapping[str, float], needs: Mapping[str, float]) -> int:

@@ -23,11 +23,12 @@ from prereg_moe import canonical, evidence
 from prereg_moe.errors import NotCheckable, Problem, Stopped, Tampered
 from prereg_moe.freezing import atlas_inputs, compare_pins
 from prereg_moe.frozen import Frozen
+from prereg_moe.hub import missing_data
 from prereg_moe.lab import cluster
 from prereg_moe.lab.engines.packs import packs
 from prereg_moe.lab.faults import fault, raised
 from prereg_moe.registration import Registration, expand
-from prereg_moe.registry import Registry
+from prereg_moe.registry import Registry, find_source
 
 __all__ = ["Executor", "make_atlas", "missing", "outlook", "part", "prepare", "rescore", "run"]
 
@@ -66,6 +67,7 @@ def prepare(registry: Registry, frozen: Frozen) -> list[str]:
         Stopped: evidence could not be written.
     """
     changed, absent = compare_pins(registry, frozen)
+    absent += _missing_data(registry, frozen)
     if changed:
         raise Tampered(changed)
     if absent:
@@ -133,6 +135,8 @@ def rescore(registry: Registry, frozen: Frozen, *, progress: Progress) -> int:
     Raises:
         NotCheckable, Tampered: as `lab.rescore` says.
     """
+    if absent := _missing_data(registry, frozen):
+        raise NotCheckable(absent)
     threads, total = frozen.registration.engine.threads, len(frozen.plan)
     with _pinned(threads):
         jobs = [("rescore", registry.root, frozen.registration.id)]
@@ -187,6 +191,12 @@ def _pinned(threads: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _missing_data(registry: Registry, frozen: Frozen) -> list[Problem]:
+    """Return a problem for every data set of the hub that a worker would not find."""
+    folder = registry.registration(frozen.registration.id)
+    return missing_data(frozen.registration, lambda source: find_source(source, folder, registry.root))
+
+
 def _writable(folder: Path) -> None:
     """Fail before anything is computed where evidence could not be written."""
     probe = folder / ".probe"
@@ -198,6 +208,8 @@ def _local(
     registry: Registry, frozen: Frozen, todo: list[tuple[str, ...]], wanted: frozenset[str], workers: int
 ) -> Iterator[str]:
     """Share packs out to processes of this machine and yield a label for every condition that is written."""
+    if frozen.registration.engine.device == "auto":
+        workers = 1  # one model takes all devices
     shares = [todo[index::workers] for index in range(min(workers, len(todo)))]
     threads = frozen.registration.engine.threads
     with _pinned(threads):

@@ -17,7 +17,7 @@ from typing import Any
 import lm_eval
 from lm_eval.tasks import TaskManager
 
-from prereg_moe.errors import Deviated, Invalid, Problem
+from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem
 from prereg_moe.freezing import read_items
 from prereg_moe.registration import Registration, task_name
 
@@ -57,7 +57,8 @@ class Tasks:
         chat_template: whether prompts go through the tokenizer's chat template.
 
     Raises:
-        Invalid: the folder has no such task, or one cannot be loaded offline.
+        Invalid: the folder has no such task.
+        NotCheckable: one cannot be loaded offline.
     """
 
     def __init__(
@@ -149,12 +150,16 @@ def quiet() -> Iterator[None]:
 
 def _load(folder: Path, names: list[str], fewshot: int | None) -> Any:
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    unknown = sorted(set(names) - set(manager.all_tasks))
+    unknown = sorted(set(names) - set(manager.all_subtasks))
     if unknown:
         raise Invalid(
-            Problem(str(folder.name), f"has no task {', '.join(unknown)}", f"it has {', '.join(manager.all_tasks)}")
+            Problem(str(folder.name), f"has no task {', '.join(unknown)}", f"it has {', '.join(manager.all_subtasks)}")
         )
-    tasks = manager.load(names)
+    try:
+        tasks = manager.load(names)
+    except (OSError, ValueError) as error:  # what `datasets` raises where a data set is not there
+        found = f"cannot be loaded offline ({str(error).splitlines()[0] if str(error) else error!r})"
+        raise NotCheckable(Problem(", ".join(names), found, "get its data set before the run")) from error
     for task in tasks["tasks"].values():
         if fewshot is not None or task.get_config("num_fewshot") is None:
             task.set_config("num_fewshot", fewshot or 0)
@@ -184,8 +189,14 @@ def _reuse(task: Any, **_: Any) -> None:
         instance.resps, instance.filtered_resps = [], {}
 
 
+def _is_item(document: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Return whether a task's document is an item, whose id may be the corpus's own."""
+    return document == item or document == {name: value for name, value in item.items() if name != "id"}
+
+
 def _check(spec: TaskSpec, samples: list[Sample]) -> None:
-    if [sample["doc"] for sample in samples] != list(spec.items):
+    documents = [sample["doc"] for sample in samples]
+    if len(documents) != len(spec.items) or not all(map(_is_item, documents, spec.items)):
         raise Deviated(
             Problem(
                 spec.name,

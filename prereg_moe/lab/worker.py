@@ -154,7 +154,7 @@ def record(root: Path, document: Mapping[str, Any]) -> Iterator[Any]:
 
 def environment(registration: Registration) -> dict[str, Any]:
     """Return what can change a value and is not frozen: versions, device, processor capability."""
-    return {
+    made = {
         "packages": {name: version(name) for name in _PACKAGES},
         "python": ".".join(platform.python_version_tuple()[:2]),
         "machine": platform.machine(),
@@ -162,6 +162,9 @@ def environment(registration: Registration) -> dict[str, Any]:
         "device": registration.engine.device,
         "threads": registration.engine.threads,
     }
+    if registration.engine.device != "cpu":
+        made["devices"] = sorted({torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())})
+    return made
 
 
 @dataclass
@@ -270,7 +273,7 @@ def _routing(bench: _Bench, name: str) -> dict[str, Any]:
         items = bench.items(settings.corpus, axis, settings.skip, settings.items)
         with torch.inference_mode(), intervene(moe, recorder=recorder):
             for batch in _batches([str(item.get(settings.text, "")) for item in items], tokenizer):
-                moe.model(**{key: value.to(bench.registration.engine.device) for key, value in batch.items()})
+                moe.model(**{key: value.to(moe.model.device) for key, value in batch.items()})
         mass[axis] = recorder.mass()[0].tolist()
     experts, top_k = sizes.pop()
     return {"layers": list(moe.indices), "experts": experts, "top_k": top_k, "mass": mass, "found": moe.describe()}

@@ -399,6 +399,9 @@ class Multiverse(Part):
     gates: Annotated[tuple[Literal["renorm", "original"], ...], Field(min_length=1)] | None = None
 
 
+Device = Literal["cpu", "cuda", "auto"]
+
+
 class Engine(Part):
     """What computes the responses; everything here can change a value in the last digits."""
 
@@ -406,7 +409,7 @@ class Engine(Part):
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     max_length: Annotated[int, Field(ge=8)] | None = None
     threads: Annotated[int, Field(ge=1)] = 1
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
 
 
 class SweepEngine(Part):
@@ -419,7 +422,7 @@ class SweepEngine(Part):
     tolerance: Annotated[float, Field(gt=0)] = 0.001
     max_length: Annotated[int, Field(ge=8)] | None = None
     threads: Annotated[int, Field(ge=1)] = 1
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Device = "cpu"
 
 
 def _engine_kind(value: object) -> str:

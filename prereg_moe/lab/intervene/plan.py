@@ -222,7 +222,7 @@ def _compile_layer(layer: MoELayer, entries: Sequence[_Entry], conditions: int, 
     if needy and layer.no_logits and not layer.refusal:
         found = f"its logits cannot be told: {layer.no_logits}"
         faults.append(Unsupported(Problem(_where(layer), found, "masks with gates='original' do not need them")))
-    device = next((one.device for one in layer.router.parameters()), torch.device("cpu"))
+    device = next((one.device for one in layer.router.parameters() if not one.is_meta), torch.device("cpu"))
     top_k = next((one.operator.k for one in here if isinstance(one.operator, TopK)), None)
     masks = [one for one in here if isinstance(one.operator, (Mask, KeepOnly))]
     forced = [one for one in here if isinstance(one.operator, Force)]

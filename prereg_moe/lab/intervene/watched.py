@@ -163,7 +163,7 @@ class Watched:
         if mode.forced is not None:
             got = torch.zeros(len(index), layer.classes, dtype=torch.bool, device=index.device)
             got.scatter_(1, handed, value=True)
-            missed = int((mode.forced & ~got).sum())
+            missed = int((mode.forced.to(got.device) & ~got).sum())
             if missed:
                 raise Leak(Problem(where, f"forced experts were not selected {missed} times"))
 

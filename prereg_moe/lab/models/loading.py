@@ -45,7 +45,7 @@ def load_model(
         dtype: one of {float64, float32, bfloat16, float16}; weights are cast to it.
         experts_implementation: one of {eager, grouped_mm, batched_mm}. A model whose experts have
             one implementation only is loaded with that one.
-        device: a torch device.
+        device: a torch device; ``auto`` lets accelerate spread the layers over all devices there are, and main memory.
 
     Returns:
         The model, in evaluation mode, and its tokenizer.
@@ -70,10 +70,17 @@ def load_model(
         use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # reported below, with their names
+        device_map="auto" if device == "auto" else None,
         **options,
     )
     _complete(folder, report)
     tokenizer = _read(folder, transformers.AutoTokenizer, **options)
+    if device == "auto":
+        if any(weight.is_meta for weight in model.get_input_embeddings().parameters()):
+            raise Invalid(
+                Problem("device", "no device can hold even the embedding", "free memory, or use another machine")
+            )
+        return model.eval(), tokenizer
     try:
         return model.to(torch.device(device)).eval(), tokenizer
     except (RuntimeError, AssertionError) as error:

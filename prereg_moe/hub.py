@@ -1,0 +1,110 @@
+"""The Hugging Face hub's local cache: where it lies, and which data sets tasks read that are not in it.
+
+A study is run from what is on the machine, and nothing is downloaded. A task whose data set is not here is
+refused before anything is loaded: the libraries would try the network for half a minute. So the tasks' YAML
+is read here, without lm-evaluation-harness, as far as that needs; what cannot be read is left for it to refuse.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from prereg_moe.errors import Problem
+from prereg_moe.registration import Registration, task_name
+
+__all__ = ["missing_data", "snapshot"]
+
+_FORMATS: Final = frozenset(  # what `datasets` reads without the hub
+    {"arrow", "audiofolder", "cache", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "sql", "text", "xml"}
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with lm-eval's ``!function`` tags, which are not followed."""
+
+
+_Loader.add_multi_constructor("!", lambda *_: None)
+
+
+def snapshot(model: str, commit: str) -> Path:
+    """Return where the cache keeps one commit of a model."""
+    return (
+        Path(os.environ.get("HF_HUB_CACHE", _home() / "hub")) / f"models--{model.replace('/', '--')}/snapshots/{commit}"
+    )
+
+
+def missing_data(registration: Registration, find: Callable[[str], Path]) -> list[Problem]:
+    """Return a problem for every data set that a registration's tasks read and that is not on this machine.
+
+    Args:
+        registration: the study.
+        find: where a source lies on this machine.
+    """
+    found: dict[str, tuple[str, set[str]]] = {}
+    for name, measure in registration.measures.items():
+        tasks = [task_name(measure, axis) for axis in registration.axes]
+        for data, part in _read_by(find(measure.tasks), tasks):
+            found.setdefault(data, (f"measures.{name}.task", set()))[1].add(part)
+    return [
+        Problem(
+            where,
+            f"reads {', '.join([data, *sorted(parts - {''})])} of the hub, which is not in the local cache",
+            "nothing is downloaded here: load it once with datasets.load_dataset where there is a network",
+        )
+        for data, (where, parts) in found.items()
+        if not _cached(data)
+    ]
+
+
+def _read_by(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield (data set, its configuration or nothing) of tasks that read one of the hub's."""
+    known: dict[Any, Mapping[str, Any]] = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        settings = _settings(path)
+        if isinstance(name := settings.get("task"), str):
+            known.setdefault(name, settings)
+    for task in tasks:
+        settings = known.get(task, {})
+        path, part = settings.get("dataset_path"), settings.get("dataset_name")
+        local = "custom_dataset" in settings or "class" in settings
+        if isinstance(path, str) and not local and path not in _FORMATS and not Path(path).exists():
+            yield path, part if isinstance(part, str) else ""
+
+
+def _settings(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
+    """Return a task file's settings on top of those it includes; nothing where it cannot be read."""
+    if path in seen:
+        return {}
+    try:
+        own = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 - a safe loader
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    if not isinstance(own, dict):
+        return {}
+    listed = own.get("include", [])
+    settings: dict[str, Any] = {}
+    for name in listed if isinstance(listed, list) else [listed]:
+        settings |= _settings((path.parent / str(name)).resolve(), seen | {path})
+    return settings | own
+
+
+def _cached(data: str) -> bool:
+    """Return whether the cache of `datasets` holds a data set in some configuration."""
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", _home() / "datasets"))
+    name = _letters(data.replace("/", "___"))
+    return any(_letters(path.name) == name and any(path.glob("*/*/*/")) for path in cache.glob("*/"))
+
+
+def _letters(name: str) -> str:
+    """Return a name as far as the cache keeps it: it writes CamelCase as snake_case."""
+    return re.sub(r"(?<!_)_(?!_)", "", name).lower()
+
+
+def _home() -> Path:
+    return Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
