@@ -69,12 +69,11 @@ def _read_by(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[str, str]]:
         settings = _settings(path)
         if isinstance(name := settings.get("task"), str):
             known.setdefault(name, settings)
-    for task in tasks:
-        settings = known.get(task, {})
-        path, part = settings.get("dataset_path"), settings.get("dataset_name")
-        local = "custom_dataset" in settings or "class" in settings
-        if isinstance(path, str) and not local and path not in _FORMATS and not Path(path).exists():
-            yield path, part if isinstance(part, str) else ""
+    for found in (known[task] for task in tasks if task in known):
+        data, part = found.get("dataset_path"), found.get("dataset_name")
+        local = "custom_dataset" in found or "class" in found
+        if isinstance(data, str) and not local and data not in _FORMATS and not Path(data).exists():
+            yield data, part if isinstance(part, str) else ""
 
 
 def _settings(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:

@@ -138,12 +138,16 @@ def test_no_module_needs_itself() -> None:
             TERMINAL, "cli", id="what draws on the terminal is imported by the command line, and by the lab's own tools"
         ),
         pytest.param({"jinja2"}, "templating", id="templates are filled in one place only"),
-        pytest.param({"yaml"}, "registration", id="YAML is read by the registration only, and by the lab's own tools"),
+        pytest.param(
+            {"yaml"},
+            "registration",
+            id="YAML is read by the registration only, that of tasks where their data are found",
+        ),
         pytest.param({"scipy", "statsmodels"}, "stats", id="distributions are taken from the statistics only"),
     ],
 )
 def test_a_library_has_one_home(libraries: set[str], home: str) -> None:
-    also = {"yaml": {"lab"}, "scipy": {"verdict", "diagnosing", "lab"}, "click": {"lab"}}
+    also = {"yaml": {"hub", "lab"}, "scipy": {"verdict", "diagnosing", "lab"}, "click": {"lab"}}
     allowed = {home}.union(*(also.get(library, set()) for library in libraries))
     strays = {
         (module, name)

@@ -269,11 +269,11 @@ def _routing(bench: _Bench, name: str) -> dict[str, Any]:
         raise Invalid(Problem(f"models.{name}", found, "this version needs them equal"))
     mass = {}
     for axis in bench.registration.axes:
-        recorder = Recorder()
+        recorder, device = Recorder(), next(moe.model.parameters()).device
         items = bench.items(settings.corpus, axis, settings.skip, settings.items)
         with torch.inference_mode(), intervene(moe, recorder=recorder):
             for batch in _batches([str(item.get(settings.text, "")) for item in items], tokenizer):
-                moe.model(**{key: value.to(moe.model.device) for key, value in batch.items()})
+                moe.model(**{key: value.to(device) for key, value in batch.items()})
         mass[axis] = recorder.mass()[0].tolist()
     experts, top_k = sizes.pop()
     return {"layers": list(moe.indices), "experts": experts, "top_k": top_k, "mass": mass, "found": moe.describe()}
