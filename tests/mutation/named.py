@@ -87,7 +87,8 @@ _TEXTS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
     ],
     ("stats/resample.py", _RESAMPLE): [
         ("replicates share their words", "halves = source.words(start * width,", "halves = source.words(start,"),
-        ("sums that depend on their order", "return np.rint(np.ldexp(values, g)), g", "return np.ldexp(values, g), g"),
+        ("sums that depend on their order", "return np.rint(scaled, out=scaled), g", "return scaled, g"),
+        ("sums of the smallest that depend on their order", "return np.rint(np.ldexp(values, g)), g", "return np.ldexp(values, g), g"),
         ("variance over n", "exact_sum(deviation * deviation) / (values.shape[0] - 1)", "exact_sum(deviation * deviation) / values.shape[0]"),
         ("resampled variance over n", "return shift, variance / (n - 1)", "return shift, variance / n"),
         ("permutation leaves its group", "(group << np.uint64(40)) | (words >> np.uint64(24))", "words >> np.uint64(24)"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import tomllib
 from collections import Counter
 from functools import cache
@@ -121,14 +122,15 @@ def generic() -> list[Mutant]:
 @pytest.mark.torture
 def test_generic_mistakes_are_noticed_or_explained(copy: Path) -> None:
     every = generic()
-    listed = {
-        (one["module"], one["function"], one["before"], one["after"]): one["reason"]
-        for one in tomllib.loads(LISTED.read_text("utf-8"))["survivor"]
-    }
     outcomes: dict[Mutant, Outcome] = {}
     for mutant in every[:SAMPLE]:
         source = mutated(mutant, (ROOT / "prereg_moe" / mutant.module).read_text("utf-8"))
         outcomes[mutant] = outcome(copy, mutant.module, source, own_tests(mutant.module), EVERYTHING)
+        sys.stderr.write(f"{len(outcomes)} {outcomes[mutant]} {mutant.key}\n")
+    listed = {
+        (one["module"], one["function"], one["before"], one["after"]): one["reason"]
+        for one in tomllib.loads(LISTED.read_text("utf-8"))["survivor"]
+    }
     survived = {mutant: listed.get(mutant.key, "") for mutant, ended in outcomes.items() if ended == "passed"}
     write(every, outcomes, survived)
     assert [mutant.key for mutant, reason in survived.items() if not reason] == []

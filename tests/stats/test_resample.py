@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -147,6 +148,15 @@ def test_exact_sums_do_not_depend_on_order(values, order):
     assert (resample.exact_sum(shuffled) == resample.exact_sum(values)).all()
     assert (resample.exact_mean(shuffled) == resample.exact_mean(values)).all()
     assert (resample.exact_variance(shuffled) == resample.exact_variance(values)).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-290, 1e-305])
+def test_exact_sums_do_not_depend_on_order_at_any_scale(scale):
+    values = scale * np.random.default_rng(0).lognormal(size=300)
+    orders = [np.random.default_rng(seed).permutation(300) for seed in range(20)]
+    assert {float(resample.exact_sum(values[order])) for order in orders} == {float(resample.exact_sum(values))}
+    assert len({float(values[order].sum()) for order in orders}) > 1
+    assert float(resample.exact_sum(values)) == pytest.approx(math.fsum(values), rel=1e-12)
 
 
 @given(arrays(np.float64, 17, elements=finite))
