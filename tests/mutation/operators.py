@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +35,7 @@ class Mutant:
         after: as it is now.
         place: number of the expression in the module.
         change: number of the change to it.
+        nth: how many mutants of the function before this one read the same.
     """
 
     module: str
@@ -43,24 +45,29 @@ class Mutant:
     after: str
     place: int
     change: int
+    nth: int
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> tuple[str, str, str, str, int]:
         """What a mutant is known by in the list of survivors."""
-        return self.module, self.function, self.before, self.after
+        return self.module, self.function, self.before, self.after, self.nth
 
 
 def place_in_sample(mutant: Mutant) -> bytes:
     """Return what mutants are sorted by before the first are taken: it depends on the mutant alone."""
-    return hashlib.blake2b(repr((mutant.key, mutant.operator)).encode(), digest_size=8).digest()
+    return hashlib.blake2b(repr((mutant.key[:4], mutant.operator)).encode(), digest_size=8).digest()
 
 
 def mutants(module: str, source: str) -> Iterator[Mutant]:
     """Yield every generic mutant of a module."""
+    seen = Counter[tuple[str, str, str]]()
     for place, (node, function) in enumerate(_places(ast.parse(source), "module")):
         for change, (operator, changed) in enumerate(_changes(node)):
-            if ast.unparse(node) != ast.unparse(changed):
-                yield Mutant(module, function, operator, ast.unparse(node), ast.unparse(changed), place, change)
+            before, after = ast.unparse(node), ast.unparse(changed)
+            if before != after:
+                nth = seen[function, before, after]
+                yield Mutant(module, function, operator, before, after, place, change, nth)
+                seen[function, before, after] += 1
 
 
 def mutated(mutant: Mutant, source: str) -> str:

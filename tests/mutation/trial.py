@@ -51,7 +51,7 @@ class Trial:
 
 def copy_of_the_package(folder: Path) -> Path:
     """Return a copy of the package and its tests; the reference values beside the repository are not taken along."""
-    for name in ("prereg_moe", "tests"):
+    for name in ("prereg_moe", "tests", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".hypothesis", "lab"))
     for name in ("pyproject.toml", "conftest.py"):
         shutil.copy(ROOT / name, folder / name)

@@ -13,7 +13,7 @@ from world import registration
 from prereg_moe import stats
 from prereg_moe.registration import parse
 from prereg_moe.registration.schema import ExpressionRule, Inference
-from prereg_moe.verdict.estimate import Effects, Interval
+from prereg_moe.verdict.estimate import Effects, Interval, _intervals
 
 deciding = import_module("prereg_moe.verdict.decide")  # the package has a function of that name
 
@@ -45,8 +45,14 @@ def given(deltas: dict[str, dict[str, np.ndarray]], null: dict[str, np.ndarray] 
     return Effects(CLAIMS, tuple(deltas), {f: f for f in deltas}, off, deltas, null, {})
 
 
-def decided(effects: Effects, rule: Any = MODULAR, inference: Inference = INFERENCE, alpha: float = ALPHA) -> Any:
-    return deciding.decide(effects, rule, inference, alpha)
+def decided(
+    effects: Effects,
+    rule: Any = MODULAR,
+    inference: Inference = INFERENCE,
+    alpha: float = ALPHA,
+    correction: Any = "max_t",
+) -> Any:
+    return deciding.decide(effects, rule, inference, alpha, correction)
 
 
 def parts(effects: Effects, kappa: float = 3.0) -> tuple[Any, Any, np.ndarray]:
@@ -112,6 +118,18 @@ def test_the_selective_rule_asks_for_an_effect_above_its_minimum_and_for_selecti
         assert decision.margin == pytest.approx(min(own - 0.05, spared.families[k].binding.psi))
 
 
+@pytest.mark.parametrize("correction", ["none", "holm", "hochberg", "bh"])
+def test_another_correction_adjusts_the_largest_p_of_the_parts(correction: str) -> None:
+    effects = undecided()
+    beats, spared, harm = parts(effects)
+    floors = [family.p_floor for family in spared.families]
+    claim = np.maximum.reduce([beats.p_randomisation, beats.p_items, harm, floors])
+    adjusted = claim if correction == "none" else stats.adjust(claim, correction)
+    for k, decision in enumerate(decided(effects, correction=correction).values()):
+        assert decision.p == pytest.approx(claim[k])
+        assert decision.p_adjusted == pytest.approx(adjusted[k])
+
+
 def test_a_p_equal_to_alpha_confirms_and_one_above_does_not() -> None:
     effects = undecided()
     for family, decision in decided(effects).items():
@@ -168,10 +186,13 @@ def test_harm_elsewhere_refutes_at_a_level_shared_by_the_families() -> None:
         assert (below.verdict, below.reasons) == ("INCONCLUSIVE", ("NOT_SELECTIVE",))
 
 
-def test_harm_elsewhere_refutes_nothing_where_the_own_effect_is_not_shown() -> None:
-    effects = made(on=0.1, off=1.0, null=0.1, noise=0.3)
-    assert (parts(effects)[1].p_refute <= ALPHA / 3).all()
-    for decision in decided(effects).values():
+@pytest.mark.parametrize("correction", ["max_t", "none"])
+def test_harm_elsewhere_refutes_nothing_where_the_own_effect_is_not_shown(correction: str) -> None:
+    effects = made(on=0.3, off=1.0, null=0.3, noise=0.3)
+    _, spared, harm = parts(effects)
+    assert (spared.p_refute <= ALPHA / 3).all()
+    assert (harm <= ALPHA).all()  # harmed, but no more than by random experts
+    for decision in decided(effects, correction=correction).values():
         assert decision.verdict == "INCONCLUSIVE"
         assert "NOT_BEYOND_RANDOM" in decision.reasons
 
@@ -242,6 +263,16 @@ def test_flags_are_raised_at_their_bars() -> None:
             for _ in range(50):  # the alpha so many of its own standard errors away
                 alpha = p + errors * float(np.sqrt(alpha * (1 - alpha) / 999))
             assert flagged("MONTE_CARLO", alpha) == held
+
+
+@pytest.mark.parametrize(("units", "ends"), [(1, (None, None)), (2, (-1.0, 1.0))])
+def test_two_units_have_an_interval_and_one_has_none(units: int, ends: tuple[float | None, float | None]) -> None:
+    document = registration()
+    document["inference"]["interval"] = {"kind": "percentile"}
+    study = parse(document)
+    deltas = {"family": dict.fromkeys(study.axes, np.array([-1.0, 1.0])[:units])}
+    for interval in _intervals(study, deltas)["family"].values():
+        assert (interval.low, interval.high, interval.units) == (*ends, units)
 
 
 def test_too_few_units_decide_nothing() -> None:

@@ -34,6 +34,7 @@ def test_permutation_p_agrees_with_the_t_approximation():
     x = rng.normal(size=80)
     y = 0.25 * x + rng.normal(size=80)
     got = stats.spearman(x, y, seed=1)
+    assert got.resamples == 9999
     assert got.p == pytest.approx(scipy_stats.spearmanr(x, y).pvalue, abs=0.01)
     one = stats.spearman(x, y, seed=1, sides="lower")
     assert one.p == pytest.approx(got.p / 2, abs=0.01)

@@ -18,6 +18,7 @@ DEFAULTS = {
     "alpha": {0.05},
     "level": {0.95},
     "resamples": {9999},
+    "seed": {0},
     "assignments": {9999},
     "kappa": {3.0},
     "power_gate": {0.8},

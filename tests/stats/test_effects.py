@@ -25,7 +25,9 @@ class TestStandardisedMean:
         one, zero = stats.cohen_dz(values), stats.cohen_dz(values, ddof=0)
         assert zero.estimate == pytest.approx(np.mean(values) / np.std(values))
         assert one.estimate == pytest.approx(np.mean(values) / np.std(values, ddof=1))
+        assert (zero.low, zero.high) == pytest.approx((math.sqrt(4 / 3) * one.low, math.sqrt(4 / 3) * one.high))
         assert (one.method, zero.method) == ("d_z[ddof=1]", "d_z[ddof=0]")
+        assert one.resamples == zero.resamples == 0
 
     def test_interval_ends_put_the_observed_t_at_their_quantiles(self):
         values = np.random.default_rng(0).normal(0.4, 1, 35)
@@ -54,6 +56,9 @@ class TestCrossed:
         assert (got.low, got.high) == pytest.approx(scipy_stats.t.interval(0.95, 11, values.mean(), se))
         assert stats.crossed_mean(values.T).se == pytest.approx(se)
         assert got.p == pytest.approx(2 * scipy_stats.t.sf(abs(values.mean()) / se, 11))
+        constant = stats.crossed_mean(np.ones((12, 30)))
+        assert (constant.p, constant.low, constant.high) == (1.0, -math.inf, math.inf)
+        assert (got.flags, constant.flags) == (("FEW_UNITS",), ("FEW_UNITS", "ZERO_VARIANCE"))
 
     def test_it_covers_where_items_alone_do_not(self):
         rng = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,12 @@ def test_sleep_data_as_in_r(reference, margin, key):
     assert got.estimate == pytest.approx(case["mean"])
     two_sided = stats.tost(case["d"], low=-margin, high=margin, level=0.975)
     assert (two_sided.low, two_sided.high) == pytest.approx(case["ci95"], abs=1e-9)
+
+
+def test_a_p_of_alpha_holds_and_one_above_does_not():
+    got = stats.tost(NEAR, low=-0.03, high=0.05)
+    alpha = 1 - got.level
+    assert [replace(got, p=p).holds for p in (alpha, math.nextafter(alpha, 1))] == [True, False]
 
 
 def test_agrees_with_statsmodels():
@@ -76,6 +83,9 @@ class TestPower:
     def test_power_at_zero_is_the_level(self):
         assert stats.power_t(20, 0.0, 1.0) == pytest.approx(0.05)
         assert stats.power_t(20, 0.0, 1.0, sides=2) == pytest.approx(0.05)
+        assert stats.power_t(2, 0.0, 1.0) == pytest.approx(0.05)
+        with pytest.raises(Invalid, match="two units"):
+            stats.power_t(1, 0.0, 1.0)
 
     def test_equivalence_power_is_that_of_simulated_studies(self):
         values = np.random.default_rng(0).normal(size=(4000, 25))

@@ -224,6 +224,17 @@ class TestDegenerate:
     def test_units_that_do_not_vary_bound_nothing(self, kind):
         got = boot(np.full(40, 0.1), interval=kind)
         assert (got.low, got.high, got.p, got.flags) == (-math.inf, math.inf, 1.0, ("ZERO_VARIANCE",))
+        assert [boot(np.full(40, 0.1), interval=kind, sides=side).p for side in ("lower", "upper")] == [1.0, 1.0]
+
+    @pytest.mark.parametrize("kind", ["percentile", "basic", "bca", "bootstrap_t"])
+    def test_one_resample_shows_nothing(self, kind):
+        got = boot(np.arange(1.0, 41.0), interval=kind, sides="lower", resamples=1)
+        assert (got.low, got.p) == (-math.inf, 1.0)
+
+    @pytest.mark.parametrize("kind", ["percentile", "basic"])
+    def test_a_standard_error_of_one_is_one_like_any_other(self, kind):
+        got = boot([0.0, 2.0], interval=kind)
+        assert (got.se, got.low, got.high, got.flags) == (1.0, 0.0, 2.0, ("FEW_UNITS",))
 
     def test_few_units_and_degenerate_resamples_are_flagged(self):
         got = boot([0.1, 0.4, 0.9])

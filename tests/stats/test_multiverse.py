@@ -150,6 +150,10 @@ class TestPublishedNumbers:
         assert stats.compare(off, "<=", bound) == "UNDECIDABLE"
         assert stats.compare(off, "<", bound) == "FALSE"
 
+    @pytest.mark.parametrize(("operator", "reading"), [("<", "FALSE"), ("<=", "TRUE"), (">", "FALSE"), (">=", "TRUE")])
+    def test_exact_numbers_that_tie_are_decided(self, operator, reading):
+        assert stats.compare(three, operator, three) == reading
+
     def test_general_is_below_its_null(self):
         assert stats.compare(stats.published("0.10"), ">", stats.published("0.19")) == "FALSE"
 

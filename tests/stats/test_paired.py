@@ -89,6 +89,11 @@ class TestSignFlip:
         assert got.p_maxt == pytest.approx(case[f"{key}_maxT"], abs=1e-10)
         assert got.resamples == 63
 
+    def test_two_units_are_enough_and_one_is_not(self):
+        assert stats.sign_flip([1.0, 2.0], sides="lower").p.tolist() == [0.25]
+        with pytest.raises(Invalid, match="at least 2"):
+            stats.sign_flip([1.0])
+
     def test_agrees_with_scipy(self):
         values = np.random.default_rng(0).normal(0.3, 1, 40)
         theirs = scipy_stats.permutation_test(
@@ -142,6 +147,12 @@ class TestPermuteGroups:
         assert got.p == pytest.approx(case["two_sample_abs_raw"], abs=1e-9)
         assert got.p_maxt == pytest.approx(case["two_sample_abs_maxT"], abs=1e-9)
         assert got.resamples == 69
+
+    def test_as_many_arrangements_as_asked_for_are_enumerated(self):
+        values, groups = np.random.default_rng(0).normal(size=8), [0] * 4 + [1] * 4
+        all_, some = (stats.permute_groups(values, groups, resamples=resamples) for resamples in (69, 68))
+        assert ("all" in all_.method, all_.resamples) == (True, 69)
+        assert ("random" in some.method, some.resamples) == (True, 68)
 
     def test_statistic_is_welch(self):
         rng = np.random.default_rng(0)

@@ -212,6 +212,7 @@ class TestInput:
             ([1.0, float("nan")], "NaN"),
             ([1.0, float("inf")], "infinity"),
             ([1.0, 1e200], "1e100"),
+            ([1.0, -1e100], "1e100"),
             ([1.0], "has 1 values"),
             ([], "has 0 values"),
             ([[1.0, 2.0]], "shape"),
@@ -222,6 +223,12 @@ class TestInput:
     def test_bad_vectors_are_refused(self, values, message):
         with pytest.raises(Invalid, match=message):
             resample.vector(values, "here")
+
+    @pytest.mark.parametrize("least", [{"rows": 3}, {"columns": 3}])
+    def test_matrices_too_small_in_either_direction_are_refused(self, least):
+        assert resample.matrix(np.ones((2, 2)), "here", rows=2, columns=2).shape == (2, 2)
+        with pytest.raises(Invalid, match="at least"):
+            resample.matrix(np.ones((2, 2)), "here", **least)
 
     def test_cluster_means_weigh_clusters_alike_and_ignore_order(self):
         values, labels = np.array([1.0, 2.0, 6.0, 5.0]), ["b", "a", "b", "b"]
