@@ -1,7 +1,7 @@
 """The audit: everything recomputed from the bytes, in numbered steps that all run.
 
     1  the ledger's chain holds and its stages stand in order
-    2  the ledger ends in the head the reader was given
+    2  the ledger holds the head the reader was given, as its last line or, said so, as an earlier one
     3  every sealed file is there, byte for byte, evidence too, and no other lies beside it
     4  the authored registration is the frozen one, and its diagnosis the pinned one
     5  weights, tokenizers, tasks and corpora are the frozen bytes, and the items follow from the corpora
@@ -92,7 +92,7 @@ def audit(
     """Return what the numbered steps find of a registration; nothing is written, nothing raises.
 
     Args:
-        expected_head: the ledger's head the reader was given.
+        expected_head: the ledger's head the reader was given, at any time: the ledger may have grown since.
         known: the keys and authorities the reader knows.
         steps: the steps to take, without all of them no tiers; :data:`BYTE_STEPS` alone are some forty times faster.
     """
@@ -144,12 +144,16 @@ class _Case:
         yield f"{len(own)} of {len(self.seals)} seals: {', '.join(seal.kind for seal in own)}"
 
     def head(self) -> Iterator[str]:
-        head = ledger.head(self.seals)
         if self.expected_head is None:
             raise NotDue("no head was given, so a ledger that was rewritten or cut short as a whole would pass")
-        if head != self.expected_head:
-            raise Tampered(Problem("LEDGER.jsonl", f"ends in {head}", f"the head given is {self.expected_head}"))
-        yield str(head)
+        lines = [seal.digest for seal in self.seals]
+        if self.expected_head not in lines:
+            found = f"ends in {ledger.head(self.seals)} and has no line {self.expected_head}, the head given"
+            raise Tampered(Problem("LEDGER.jsonl", found, "ask whoever gave it for the ledger it is of"))
+        yield self.expected_head
+        number = lines.index(self.expected_head) + 1
+        if number < len(lines):
+            yield f"line {number} of {len(lines)}: what was sealed behind it could be rewritten; ask for the last head"
 
     def sealed(self) -> Iterator[str]:
         files = self._files()

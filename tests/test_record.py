@@ -462,3 +462,16 @@ def test_a_verdict_is_not_sealed_on_a_ledger_that_grew_meanwhile(computed: World
     with pytest.raises(Stopped, match="run the command again"):
         computed.registry.seal("verdict", ID, [], time=TIME, expected_head=head)
     assert computed.registry.ledger() == before
+
+
+def test_a_head_that_was_given_early_is_found_in_a_ledger_that_grew(reported: World) -> None:
+    """The head handed out with the freeze is no sign of tampering when the study is finished."""
+    seals = ledger.parse(reported.registry.ledger())
+    at_freeze = next(seal.digest for seal in seals if seal.kind == "freeze")
+    early, last = (audit(reported.registry, ID, expected_head=head) for head in (at_freeze, seals[-1].digest))
+    assert early.exit_code == last.exit_code == 0
+    assert f"of {len(seals)}: what was sealed behind it could be rewritten" in " ".join(early.findings[1].details)
+    assert len(last.findings[1].details) == 1
+    unknown = audit(reported.registry, ID, expected_head="sha256:" + "0" * 64)
+    assert unknown.exit_code == Tampered.exit_code
+    assert unknown.findings[1].outcome == "fails"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.markup import escape
 
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, refuse_imported, root_option
-from prereg_moe.errors import NotCheckable, Problem
+from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.registry import Registry
 
 __all__ = ["attack", "audit", "bundle"]
@@ -54,6 +55,10 @@ def audit(
     from prereg_moe.claims import check_claims, read_manuscript
     from prereg_moe.trust import Known
 
+    if expected is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", expected):  # a slip, no sign of tampering
+        raise Invalid(
+            Problem("--head", f"{expected!r} is no head", "give sha256: and 64 hex digits, as `status` prints it")
+        )
     said = read_manuscript(claims) if claims else ()
     friends = Known.read(known) if known else Known()
     with _audited(path, root) as (registry, ids), show.waiting("recomputing", as_json):
