@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +79,18 @@ def check(path: Path, root: Path | None = None) -> Checked:
     """
     path = _document(path)
     registration = load(path)
-    pending: list[Problem] = []
-    for where, source in _sources(registration):
-        if not find_source(source, path.parent, root or path.parent).exists():
-            pending.append(Problem(where, f"{source} is not here", "get it before freezing"))
-    if registration.atlas is not None and not (path.parent / "atlas.json").exists():
+    folder, root = path.parent, root or path.parent
+    problems, pending = _lacking(registration, folder, root)
+    if folder.resolve().parent == (root / "registrations").resolve():
+        problems = [*_other_name(registration, folder.resolve().name), *problems]
+    if problems:
+        raise Invalid(problems)
+    if registration.atlas is not None and not (folder / "atlas.json").exists():
         pending.append(Problem("atlas", "is not made yet", "run `prereg-moe atlas`"))
-    if registration.diagnosis is not None and not (path.parent / "diagnosis.json").exists():
+    if registration.diagnosis is not None and not (folder / "diagnosis.json").exists():
         pending.append(Problem("diagnosis", "is not made yet", "run `prereg-moe diagnose`"))
-    pending += missing_data(registration, lambda source: find_source(source, path.parent, root or path.parent))
-    if not pending:
-        list_items(registration, path.parent, root or path.parent)
-    read_templates(registration, path.parent, root or path.parent)
+    pending += missing_data(registration, lambda source: find_source(source, folder, root))
+    read_templates(registration, folder, root)
     claims, conditions, scores = _count(registration)
     return Checked(registration, tuple(pending), tuple(_advice(registration)), claims, conditions, scores)
 
@@ -112,8 +112,8 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         )
     source = folder / "registration.yaml"
     registration = load(source)
-    if registration.id != id_:
-        raise Invalid(Problem("id", f"is {registration.id!r} in the folder {id_!r}", "give both the same name"))
+    if problems := _other_name(registration, id_):
+        raise Invalid(problems)
     atlases, atlas_digest = _atlas(registry, registration, seals)
     templates = read_templates(registration, folder, registry.root)
     document = {
@@ -323,20 +323,21 @@ def read_items(path: Path, skip: int, count: int) -> list[dict[str, Any]]:
         Invalid: a line is no JSON object with an id, an id repeats, or there are too few.
     """
     items: list[dict[str, Any]] = []
+    file = "/".join(path.parts[-2:])  # files of several corpora have one name
     seen: set[str] = set()
     for number, line in enumerate(islice(_lines(path), skip + count), start=1):
         try:
             item = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise Invalid(Problem(f"{path.name}:{number}", "is not JSON", "write one object a line")) from error
+            raise Invalid(Problem(f"{file}:{number}", "is not JSON", "write one object a line")) from error
         name = item.get("id") if isinstance(item, dict) else None
         if not isinstance(name, str) or not name or name in seen:
-            raise Invalid(Problem(f"{path.name}:{number}", f"has the id {name!r}", "every item needs its own text id"))
+            raise Invalid(Problem(f"{file}:{number}", f"has the id {name!r}", "every item needs its own text id"))
         seen.add(name)
         if number > skip:
             items.append(item)
     if len(items) < count:
-        raise Invalid(Problem(path.name, f"has {len(items)} items behind the first {skip}", f"{count} are registered"))
+        raise Invalid(Problem(file, f"has {len(items)} items behind the first {skip}", f"{count} are registered"))
     return items
 
 
@@ -349,6 +350,41 @@ def _lines(path: Path) -> Iterator[str]:
                     yield text
     except OSError as error:
         raise NotCheckable(Problem(str(path), f"cannot be read ({error.strerror})")) from error
+
+
+def _other_name(registration: Registration, folder: str) -> list[Problem]:
+    if registration.id == folder:
+        return []
+    return [Problem("id", f"is {registration.id!r} in the folder {folder!r}", "give both the same name")]
+
+
+def _lacking(registration: Registration, folder: Path, root: Path) -> tuple[list[Problem], list[Problem]]:
+    """Return (what is wrong with the items that are here, what is not here), before any routing is recorded."""
+    absent = [
+        Problem(where, f"{source} is not here", "get it before freezing")
+        for where, source in _sources(registration)
+        if not find_source(source, folder, root).exists()
+    ]
+    wanted: list[tuple[str, int, int, TaskMeasure | None]]
+    wanted = [(measure.corpus, measure.skip, measure.items, measure) for measure in registration.measures.values()]
+    if (atlas := registration.atlas) is not None:
+        wanted.append((atlas.corpus, atlas.skip, atlas.items, None))
+    wrong: list[Problem] = []
+    for (name, skip, count, measure), axis in product(wanted, registration.axes):
+        corpus = registration.corpora[name]
+        source, file = find_source(corpus.source, folder, root), corpus.file.replace("{axis}", axis)
+        if not source.exists():
+            continue
+        if not (source / file).exists():
+            absent.append(Problem(f"corpora.{name}", f"{file} is not in {corpus.source}", "get it before freezing"))
+            continue
+        try:
+            for item in read_items(source / file, skip, count):
+                if measure is not None and measure.unit == "cluster":
+                    _cluster(measure, item)
+        except (Invalid, NotCheckable) as error:
+            wrong += error.problems
+    return list(dict.fromkeys(wrong)), list(dict.fromkeys(absent))
 
 
 def _document(path: Path) -> Path:
@@ -509,6 +545,12 @@ def _count(registration: Registration) -> tuple[int, int, int]:
     return sum(len(families(claims)) for claims in registration.claims), sum(cells.values()), scores
 
 
+def _chosen_by_routing(registration: Registration, claims: Claims) -> bool:
+    names = family_names(registration)
+    chosen = names if claims.families == "all" else claims.families
+    return any(registration.families[names[name][1]].build.kind == "top_lift" for name in chosen)
+
+
 def _advice(registration: Registration) -> list[Problem]:
     advice = [
         Problem(f"controls.{name}", "is missing", "without it nobody can tell a broken rule from a true finding")
@@ -524,7 +566,12 @@ def _advice(registration: Registration) -> list[Problem]:
                     "prefer kind: modular",
                 )
             )
-        measure = registration.measures[claims.measure]
+        measure, atlas = registration.measures[claims.measure], registration.atlas
+        if atlas is not None and measure.corpus == atlas.corpus and _chosen_by_routing(registration, claims):
+            first, last = max(measure.skip, atlas.skip), min(measure.skip + measure.items, atlas.skip + atlas.items)
+            if first < last:
+                found = f"takes {last - first} items an axis that families are chosen on, which flatters them"
+                advice.append(Problem(f"measures.{claims.measure}", found, "use skip, or another corpus"))
         if measure.items < registration.inference.few_units:
             advice.append(
                 Problem(
@@ -533,4 +580,4 @@ def _advice(registration: Registration) -> list[Problem]:
                     f"results below {registration.inference.few_units} are flagged FEW_UNITS",
                 )
             )
-    return advice
+    return list(dict.fromkeys(advice))  # blocks of one measure say the same

@@ -85,6 +85,7 @@ BAD_DOCUMENTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ten null draws for six claims": (
         TESTBED.read_text()
         .replace("draws: 39", "draws: 10")
+        .replace("at_least: 8", "at_least: 6")
         .replace("  ja: {domain: language, title: Japanese}\n", "")
         .replace("  zh: {domain: language, title: Chinese}\n", ""),
         (
@@ -120,6 +121,63 @@ BAD_DOCUMENTS: dict[str, tuple[Any, tuple[str, ...]]] = {
         ),
     ),
     "a replication of more blocks than it names": (changed("replication.0.require", 3), ("replication[0].require",)),
+    "an empty list is not another list's fault": (
+        changed("authors", [""]),
+        ("authors[0]: is empty; say it in words",),
+    ),
+    "a whole number in words": (
+        changed("measures.nll.items", "six"),
+        ("measures.nll.items: is 'six'; expected a whole number",),
+    ),
+    "a key of another part": (
+        changed("inference.kappa", 3),
+        ("inference.kappa: is not a key of a registration; it belongs to another part",),
+    ),
+    "braces that stand for nothing": (
+        changed("measures.nll.task", "nll_{axs}"),
+        ("measures.nll.task: is 'nll_{axs}'; only {axis} stands for something",),
+    ),
+    "a number in quotes": (
+        changed("rules.modular.kappa", "3"),
+        ("rules.modular.kappa: is '3'; expected a number, without quotes",),
+    ),
+    "a list where a table belongs": (changed("axes", ["no"]), ("axes: is ['no']; expected a table of names",)),
+    "kappa beyond what a float can square": (
+        changed("rules.modular.kappa", 1e308),
+        ("rules.modular.kappa: is 1e+308; expected a number of at most 1e+06",),
+    ),
+    "alpha that no number of draws one could run reaches": (
+        changed("inference.alpha", 1e-9),
+        ("draws cannot bring",),
+    ),
+    "more draws than anybody could run": (
+        changed("controls.null.draws", 10**12),
+        ("controls.null.draws: is 1000000000000; expected a number of at most 1e+06",),
+    ),
+    "a family that is claimed twice": (
+        changed("claims.0.families", ["no", "en", "no"]),
+        ("claims[0].families: names 'no' 2 times; name each once",),
+    ),
+    "an off-target axis that is named twice": (
+        changed("claims.0.off", ["no", "en", "en"]),
+        ("claims[0].off: names 'en' 2 times; name each once",),
+    ),
+    "a replication of a block by itself": (
+        changed("replication.0.claims", ["main", "main"]),
+        ("replication[0].claims: names 'main' 2 times; name each once",),
+    ),
+    "a positive control that cannot fail": (
+        changed("controls.positive.at_least", 0),
+        ("controls.positive.at_least: is 0 of ",),
+    ),
+    "a negative control that cannot fail": (
+        changed("controls.negative.at_most", len(AXES)),
+        (f"controls.negative.at_most: is {len(AXES)} of {len(AXES)} claims",),
+    ),
+    "clusters that would not be used": (
+        changed("measures.nll.cluster", "document"),
+        ("measures.nll.cluster: is 'document', and unit is item",),
+    ),
     "clusters without their field": (changed("measures.nll.unit", "cluster"), ("measures.nll.cluster: is missing",)),
     "a family that repeats an expert": (
         changed("families.0.build", {"kind": "explicit", "cells": {"1": [0, 0]}}),
@@ -594,7 +652,14 @@ def test_evidence_is_written_whole_or_not_at_all(frozen: World, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     "arguments",
-    [("nothing",), ("check",), ("check", "a", "b"), ("run", "x", "--workers", "0"), ("freeze", "x", "--alpha", "1")],
+    [
+        ("nothing",),
+        ("check",),
+        ("check", "a", "b"),
+        ("run", "x", "--workers", "0"),
+        ("freeze", "x", "--alpha", "1"),
+        ("audit", ".", "--head", "sha256:12"),
+    ],
 )
 def test_wrong_usage_is_two(arguments: tuple[str, ...], run_cli: Cli) -> None:
     said = run_cli(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import AXES, DRAWS, EFFECTS, ID, ITEMS, TIME, World, tree
@@ -31,6 +32,37 @@ def test_check_counts_what_a_run_will_do(frozen: World) -> None:
 def test_check_names_sources_that_are_not_here(authored: World) -> None:
     (authored.folder / "models/planted").rename(authored.root / "elsewhere")
     assert check(authored.folder, authored.root).pending[0].where == "models.planted.source"
+
+
+def test_check_counts_the_items_of_all_corpora_before_routing_is_recorded(authored: World) -> None:
+    """Routing costs a run of the model: what is wrong with the texts is said before it, and all at once."""
+    document = (authored.folder / "registration.yaml").read_text()
+    assert f"items: {ITEMS}" in document
+    (authored.folder / "registration.yaml").write_text(document.replace(f"items: {ITEMS}", "items: 5000"))
+    with pytest.raises(Invalid) as refused:
+        check(authored.folder, authored.root)
+    found = [problem for problem in refused.value.problems if problem.todo == "5000 are registered"]
+    assert len(found) >= len(AXES)
+    assert all(problem.where.endswith(".jsonl") and "/" in problem.where for problem in found)
+
+
+def test_check_refuses_a_name_that_freeze_refuses(authored: World) -> None:
+    path = authored.folder / "registration.yaml"
+    path.write_text(path.read_text().replace(f"id: {ID}", "id: another"))
+    with pytest.raises(Invalid, match="give both the same name"):
+        check(authored.folder, authored.root)
+
+
+def test_check_says_where_families_are_chosen_on_the_items_they_are_judged_on(authored: World) -> None:
+    assert not [problem for problem in check(authored.folder, authored.root).advice if "flatters" in problem.found]
+    document = yaml.safe_load((authored.folder / "registration.yaml").read_text())
+    for block in document["families"]:
+        block["build"] = {"kind": "top_lift", "size": 1, "unit": "per_layer", "exclude": {"kind": "none"}}
+    document["atlas"] = {"corpus": document["measures"]["nll"]["corpus"], "items": ITEMS - 1}
+    (authored.folder / "registration.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    [said] = [problem for problem in check(authored.folder, authored.root).advice if "flatters" in problem.found]
+    assert said.where == "measures.nll"
+    assert f"takes {ITEMS - 1} items an axis" in said.found
 
 
 def test_everything_named_is_pinned(frozen: World) -> None:

@@ -98,7 +98,7 @@ def test_a_registration_without_a_multiverse_says_nothing_of_it() -> None:
         ({"claims": "nobody"}, "multiverse[0].claims", "not one of the claims"),
         ({"measures": ["nll", "typo"]}, "multiverse[0].measures", "'typo' is not one of the measures"),
         ({"rules": ["modular", "typo"]}, "multiverse[0].rules", "'typo' is not one of the rules"),
-        ({"measures": []}, "multiverse[0].measures", "at least 1 item"),
+        ({"measures": []}, "multiverse[0].measures", "is empty; register at least 1"),
         ({"corrections": ["max_t", "fdr"]}, "multiverse[0].corrections[1]", "is 'fdr'"),
         ({"gates": ["renorm", "open"]}, "multiverse[0].gates[1]", "is 'open'"),
         ({"measures": ["nll_a"]}, "multiverse[0].measures", "leaves out the registered choice 'nll'"),

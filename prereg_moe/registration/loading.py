@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -75,7 +76,7 @@ def parse(value: Any) -> Registration:
         if planned:
             raise Invalid(planned)
     registration = read_as(Registration, value)
-    problems = list(_cross_check(registration))
+    problems = dict.fromkeys(_cross_check(registration))  # blocks with one fault report it once
     if problems:
         raise Invalid(problems)
     return registration
@@ -92,7 +93,8 @@ def read_as(kind: type[Document], value: Any) -> Document:
         return kind.model_validate_json(canonical.dumps(value))
     except ValidationError as error:
         known = vars(sys.modules[kind.__module__])
-        raise Invalid([_problem(detail, value, known) for detail in error.errors()]) from error
+        found = [detail for detail in error.errors() if not _follows(detail)]
+        raise Invalid([_problem(detail, value, known) for detail in found]) from error
 
 
 def expand(registration: BaseModel) -> dict[str, Any]:
@@ -161,6 +163,29 @@ _SPELLING = {
 }
 
 
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number, without quotes",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table of names",
+    "model_type": "a table of keys",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+}
+
+
+def _follows(detail: Any) -> bool:
+    """Whether pydantic calls a list too short because what is in it was refused, which it reports by itself."""
+    return bool(detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"])
+
+
 def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
     """Return pydantic's finding in our words, with the place an author would look at."""
     path = _authored(detail["loc"], value)
@@ -188,6 +213,13 @@ def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
         return Problem(where, f"is {_short(detail['input'])}", "it is text: put it in quotes")
     if kind == "string_pattern_mismatch":
         return Problem(where, f"is {_short(detail['input'])}", _SPELLING[context["pattern"]])
+    if kind == "too_short":
+        few = f"has {len(detail['input'])}" if detail["input"] else "is empty"
+        return Problem(where, few, f"register at least {context['min_length']}")
+    if kind == "string_too_short":
+        return Problem(where, "is empty", "say it in words")
+    if kind in _EXPECTED:
+        return Problem(where, f"is {_short(detail['input'])}", f"expected {_EXPECTED[kind].format(**context)}")
     return Problem(where, f"{detail['msg'][0].lower()}{detail['msg'][1:]} (found {_short(detail['input'])})")
 
 
@@ -208,17 +240,20 @@ def _authored(location: tuple[int | str, ...], value: Any) -> tuple[int | str, .
 
 def _nearest(path: tuple[int | str, ...], types: Mapping[str, Any]) -> str:
     known = {name for part in types.values() if hasattr(part, "model_fields") for name in part.model_fields}
+    if path[-1] in known:
+        return "it belongs to another part"
     near = difflib.get_close_matches(str(path[-1]), sorted(known), n=1)
     return f"did you mean {near[0]!r}?" if near else "remove it"
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _cross_check(registration: Registration) -> Iterator[Problem]:
     yield from _references(registration)
+    yield from _repeats(registration)
     yield from _families(registration)
     yield from _engine(registration)
     known = [
@@ -245,13 +280,7 @@ def _references(registration: Registration) -> Iterator[Problem]:
 
     for name, measure in registration.measures.items():
         yield from known(f"measures.{name}.corpus", measure.corpus, registration.corpora, "corpora")
-        if measure.unit == "cluster" and measure.cluster is None:
-            yield Problem(
-                f"measures.{name}.cluster", "is missing", "unit: cluster needs the item field that names the cluster"
-            )
-        if isinstance(measure.task, dict) and set(measure.task) != set(registration.axes):
-            found, expected = ", ".join(sorted(measure.task)), ", ".join(registration.axes)
-            yield Problem(f"measures.{name}.task", f"names tasks for {found}", f"one for each axis: {expected}")
+        yield from _measure(registration, name, measure)
     if registration.atlas is not None:
         yield from known("atlas.corpus", registration.atlas.corpus, registration.corpora, "corpora")
     for index, claims in enumerate(registration.claims):
@@ -270,6 +299,36 @@ def _references(registration: Registration) -> Iterator[Problem]:
             yield from known(f"replication[{index}].claims", block, blocks, "claims")
         if replication.require > len(replication.claims):
             yield Problem(f"replication[{index}].require", f"is {replication.require} of {len(replication.claims)}")
+
+
+def _measure(registration: Registration, name: str, measure: TaskMeasure) -> Iterator[Problem]:
+    where = f"measures.{name}"
+    if measure.unit == "cluster" and measure.cluster is None:
+        yield Problem(f"{where}.cluster", "is missing", "unit: cluster needs the item field that names the cluster")
+    if measure.unit == "item" and measure.cluster is not None:
+        found = f"is {measure.cluster!r}, and unit is item, which takes items of one cluster for independent"
+        yield Problem(f"{where}.cluster", found, "write unit: cluster, or remove it")
+    if isinstance(measure.task, dict):
+        if set(measure.task) != set(registration.axes):
+            found, expected = ", ".join(sorted(measure.task)), ", ".join(registration.axes)
+            yield Problem(f"{where}.task", f"names tasks for {found}", f"one for each axis: {expected}")
+    elif "{" in measure.task.replace("{axis}", ""):
+        yield Problem(f"{where}.task", f"is {measure.task!r}", "only {axis} stands for something")
+
+
+def _repeats(registration: Registration) -> Iterator[Problem]:
+    """Yield names that stand twice in a list: what is listed twice must not count twice."""
+    lists = {f"replication[{n}].claims": entry.claims for n, entry in enumerate(registration.replication)}
+    for n, claims in enumerate(registration.claims):
+        lists |= {
+            f"claims[{n}].{key}": names
+            for key in ("families", "off")
+            if isinstance(names := getattr(claims, key), tuple)
+        }
+    for where, names in lists.items():
+        for name, count in Counter(names).items():
+            if count > 1:
+                yield Problem(where, f"names {name!r} {count} times", "name each once")
 
 
 def _families(registration: Registration) -> Iterator[Problem]:
@@ -384,10 +443,12 @@ def _looks(registration: Registration) -> Iterator[Problem]:
 def _draws_needed(registration: Registration, claims: Claims) -> int:
     """Return the smallest R whose randomisation floor 1/(R+1), estimated by max-T assignments, stays under alpha."""
     alpha, assignments = _smallest_level(registration, claims), registration.inference.resamples
-    draws = math.ceil(1 / alpha) - 1
-    while (floor := 1 / (draws + 1)) + 3 * math.sqrt(floor * (1 - floor) / assignments) > alpha:
-        draws += 1
-    return draws
+
+    def reaches(draws: int) -> bool:
+        floor = 1 / (draws + 1)
+        return floor + 3 * math.sqrt(floor * (1 - floor) / assignments) <= alpha
+
+    return bisect_left(range(sys.maxsize), True, lo=math.ceil(1 / alpha) - 1, key=reaches)
 
 
 def _controls(registration: Registration) -> Iterator[Problem]:
@@ -406,7 +467,16 @@ def _controls(registration: Registration) -> Iterator[Problem]:
         if control.claims not in blocks or blocks[control.claims].tier != "control":
             yield Problem(f"{where}.claims", f"{control.claims!r} is not a block of tier control")
         if (control.at_least is None) == (control.at_most is None):
-            yield Problem(where, "needs either at_least or at_most")
+            yield Problem(where, "needs either at_least or at_most", "say how many of its claims")
+        elif control.claims in blocks:
+            named = blocks[control.claims].families
+            count = len(family_names(registration) if named == "all" else named)
+            if count and control.at_least is not None and not 0 < control.at_least <= count:
+                found = f"is {control.at_least} of {count} claims, which decides nothing"
+                yield Problem(f"{where}.at_least", found, f"register 1 to {count}")
+            if count and control.at_most is not None and control.at_most >= count:
+                found = f"is {control.at_most} of {count} claims, which decides nothing"
+                yield Problem(f"{where}.at_most", found, "register fewer than there are")
     gated = {control.claims for control in (registration.controls.positive, registration.controls.negative) if control}
     for index, claims in enumerate(registration.claims):
         if claims.tier == "control" and claims.id not in gated:

@@ -258,7 +258,7 @@ class NullControl(Part):
     """
 
     kind: Literal["random_sets"]
-    draws: Annotated[int, Field(ge=1)]
+    draws: Annotated[int, Field(ge=1, le=1_000_000)]
     match: Literal["size", "mass"] = "size"
     tolerance: Annotated[float, Field(gt=0, lt=1)] | None = None
     pool: Literal["all"] = "all"
@@ -290,8 +290,8 @@ class ModularRule(Part):
     """The family harms its own axis more than random experts do, and every other axis at most 1/kappa as much."""
 
     kind: Literal["modular"]
-    kappa: Annotated[float, Field(gt=0)]
-    minimum_effect: Annotated[float, Field(ge=0)]
+    kappa: Annotated[float, Field(gt=0, le=1e6)]
+    minimum_effect: Annotated[float, Field(ge=0, le=1e6)]
     absolute: bool = False
 
 
@@ -299,8 +299,8 @@ class SelectiveRule(Part):
     """As ``modular`` without null draws: on-target effect above the minimum, and selective."""
 
     kind: Literal["selective"]
-    kappa: Annotated[float, Field(gt=0)]
-    minimum_effect: Annotated[float, Field(ge=0)]
+    kappa: Annotated[float, Field(gt=0, le=1e6)]
+    minimum_effect: Annotated[float, Field(ge=0, le=1e6)]
     absolute: bool = False
 
 
