@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prereg_moe import canonical, importing, ledger, record, report, store, trust
+from prereg_moe import canonical, importing, ledger, record, rendering, report, store, trust
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.findings import Finding, NotDue, find
@@ -35,7 +35,6 @@ from prereg_moe.importing import FrozenImport, is_imported
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry, read_bytes
-from prereg_moe.report.apart import render_apart
 from prereg_moe.verdict import Verdicts, judge
 
 __all__ = ["BYTE_STEPS", "STEPS", "Audit", "Finding", "audit"]
@@ -246,7 +245,7 @@ class _Case:
             template = read_bytes(self.registry.registration(self.id) / "templates" / name)
             if canonical.digest(template) != frozen.document["pins"]["templates"].get(name):
                 raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
-            self._follows(self._name(format_), render_apart(document, template.decode(), format_).encode())
+            self._follows(self._name(format_), rendering.render(document, template.decode(), format_).encode())
         yield f"{', '.join(formats)}, byte for byte"
         yield from self._figures(document, [name for name in files if name.startswith(f"reports/{self.id}/figures/")])
 
@@ -255,7 +254,7 @@ class _Case:
         drawn = {name: self._plotter(name) for name in names if name.rpartition(".")[2] in report.PLOTTED}
         others = sorted({str(version) for version in drawn.values() if version != report.plotter()})
         same = [name for name in names if drawn.get(name, report.plotter()) == report.plotter()]
-        made = report.draw(document, {name.rpartition(".")[2] for name in same})
+        made = rendering.draw(document, {name.rpartition(".")[2] for name in same})
         for name in same:
             inside = name.removeprefix(f"reports/{self.id}/")
             self._follows(name, made.get(inside, b""))
@@ -477,20 +476,6 @@ class _Elsewhere(_Case):
         if canonical.dumps(made) != data:
             raise Tampered(Problem("verdict.json", _first_difference(canonical.loads(data), made)))
         yield f"{len(made['readings' if made['kind'] == 'summary' else 'verdicts'])} claims, byte for byte"
-
-    def report(self) -> Iterator[str]:
-        self._due("report", otherwise="there is no report yet")
-        document = canonical.read(self.registry.reports(self.id) / "verdict.json")
-        formats = [f for f in importing.FORMATS if self._name(f) in self._files()]
-        for format_ in formats:
-            name = f"report.{format_}.j2"
-            template = read_bytes(self.registry.registration(self.id) / "templates" / name)
-            if canonical.digest(template) != self._read_import().document["pins"]["templates"].get(name):
-                raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
-            made = importing.render_document(document, template.decode())
-            if made.encode() != read_bytes(self.registry.path(self._name(format_))):
-                raise Tampered(Problem(self._name(format_), "does not follow from verdict.json", "render it again"))
-        yield f"{', '.join(formats)}, byte for byte"
 
     def read(self) -> Any:  # what backs a record is asked of its digest; no draws wait for a challenge
         return self._read_import()

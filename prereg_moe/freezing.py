@@ -45,7 +45,6 @@ __all__ = [
     "unmet_demands",
 ]
 
-TEMPLATES = Path(__file__).parent / "templates"
 _MODEL_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja"})
 _MAX_LINE = 1 << 24
 
@@ -238,7 +237,7 @@ def read_templates(registration: Registration, folder: Path, root: Path) -> dict
         NotCheckable: the registered folder cannot be read.
         Invalid: it holds no template, one that makes no report, or one that cannot be parsed.
     """
-    texts = {path.name: read_bytes(path) for path in sorted(TEMPLATES.glob("report.*.j2"))}
+    texts = {name: text.encode() for name, text in templating.reports().items()}
     source = registration.report.template
     if source == "default":
         return texts

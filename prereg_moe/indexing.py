@@ -13,7 +13,6 @@ from typing import Any
 
 from prereg_moe import canonical, importing, ledger, templating
 from prereg_moe.errors import PreregError
-from prereg_moe.freezing import TEMPLATES
 from prereg_moe.ledger import Seal
 from prereg_moe.registration import load
 from prereg_moe.registry import Registry
@@ -23,6 +22,7 @@ from prereg_moe.standing import STANDS, standing
 __all__ = ["entries", "write"]
 
 FORMATS = ("html", "md")
+_TEMPLATES = Path(__file__).parent / "templates"
 _REPORTS = ("report.html", "report.md", "report.tex", "report.csv", "verdict.json")
 _VERDICTS = ("CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID")
 
@@ -37,7 +37,7 @@ def write(registry: Registry) -> list[Path]:
     seen = {"studies": entries(registry, seals), "head": ledger.head(seals), "seals": len(seals)}
     written = []
     for format_ in FORMATS:
-        source = (TEMPLATES / f"index.{format_}.j2").read_text("utf-8")
+        source = (_TEMPLATES / f"index.{format_}.j2").read_text("utf-8")
         path = registry.root / "reports" / f"index.{format_}"
         canonical.write(path, templating.fill(source, seen, FILTERS, escape=format_ == "html").encode())
         written.append(path)

@@ -6,15 +6,13 @@ statistical option: those are in the frozen registration.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from prereg_moe import canonical, ledger, report, store
+from prereg_moe import canonical, importing, ledger, rendering, report, store
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, Problem, Tampered
 from prereg_moe.freezing import frozen_atlases, load_frozen
-from prereg_moe.frozen import Frozen
 from prereg_moe.registry import Registry
-from prereg_moe.report.apart import render_apart
 from prereg_moe.verdict import Verdicts, judge
 
 __all__ = ["look", "render", "verdict"]
@@ -87,11 +85,13 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
         raise NotCheckable(Problem(registry.name(path), found, f"run `prereg-moe verdict {id_}`"))
     data = registry.read_sealed(files, path, f"run `prereg-moe verdict {id_}`")
     document = canonical.loads(data, registry.name(path))
-    texts, suffixes = _formats(load_frozen(registry, id_), formats)
+    imported = importing.is_imported(registry.registration(id_))
+    frozen = importing.load_frozen(registry, id_) if imported else load_frozen(registry, id_)
+    texts, suffixes = _formats(frozen.document["pins"]["templates"], formats)
     made = {
-        f"report.{format_}": render_apart(document, _template(registry, id_, files, format_), format_).encode()
+        f"report.{format_}": rendering.render(document, _template(registry, id_, files, format_), format_).encode()
         for format_ in texts
-    } | report.draw(document, suffixes)
+    } | rendering.draw(document, suffixes)
     written = [registry.reports(id_) / name for name in made]
     for target, text in zip(written, made.values(), strict=True):
         canonical.write(target, text)
@@ -101,9 +101,9 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
     return written, registry.seal("report", id_, written, time=time, body=body)
 
 
-def _formats(frozen: Frozen, formats: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Return the texts and the figures that are asked for and can be made of a registration."""
-    known = [text for text in report.FORMATS if report.template_name(text) in frozen.document["pins"]["templates"]]
+def _formats(templates: Collection[str], formats: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the texts and the figures that are asked for and can be made by the templates that were frozen."""
+    known = [text for text in report.FORMATS if report.template_name(text) in templates]
     if formats is None:
         return known, ["svg"]
     everything = (*report.FORMATS, *report.FIGURES)

@@ -8,6 +8,7 @@ memory than a report needs. What it writes is a function of the template and the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from jinja2 import StrictUndefined
@@ -16,9 +17,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prereg_moe.errors import Invalid, Problem
 
-__all__ = ["FILTERS", "check", "fill"]
+__all__ = ["FILTERS", "check", "fill", "own", "reports"]
 
-FILTERS = frozenset({"cell", "csp", "csv", "effect", "interval", "p", "p_tex", "share", "tex"})  # a report's own
+FILTERS = frozenset(
+    {"cell", "csp", "csv", "effect", "interval", "margin", "p", "p_tex", "percent", "share", "tex"}
+)  # a report's own
+_OWN = Path(__file__).parent / "templates"
 _MOST_CHARACTERS = 1 << 25
 _BARRED_FILTERS = {"attr", "center", "format", "indent", "pprint", "random", "urlize", "wordwrap", "xmlattr"}
 _GLOBALS = {"cycler", "dict", "joiner", "namespace", "range"}
@@ -34,6 +38,24 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**" or not all(isinstance(side, int | float) for side in (left, right)):
             raise SecurityError(f"{operator} is for numbers only")
         return super().call_binop(context, operator, left, right)
+
+
+def reports(kind: str = "") -> dict[str, str]:
+    """Return file name -> text of this package's templates of a report, for a study that is run here or another kind.
+
+    Pages begin with what all of them look like, so that each is whole where it is frozen.
+    """
+    return {path.name: _read(path) for path in sorted((_OWN / kind).glob("report.*.j2"))}
+
+
+def own(name: str) -> tuple[str, ...]:
+    """Return every template of a name in this package, one for each kind of evidence."""
+    return tuple(_read(path) for path in (*_OWN.glob(name), *_OWN.glob(f"*/{name}")))
+
+
+def _read(path: Path) -> str:
+    found = path.read_text("utf-8")
+    return (_OWN / "look.html.j2").read_text("utf-8") + found if path.name == "report.html.j2" else found
 
 
 def check(source: str, where: str) -> None:

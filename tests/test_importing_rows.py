@@ -15,7 +15,7 @@ import yaml
 from scipy import stats as scipy_stats
 from statsmodels.stats.power import TTestPower
 
-from prereg_moe import canonical, importing
+from prereg_moe import canonical, importing, stages
 from prereg_moe.auditing import audit
 from prereg_moe.errors import Deviated, Invalid, NotCheckable
 from prereg_moe.importing import schema
@@ -141,7 +141,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Registry, dict[str
     registry = freeze(root / "registry")
     importing.take_in(registry, ID, "rows", write_csv(root / "rows.csv", rows()), time=TIME)
     made, _ = importing.verdict(registry, ID, time=TIME)
-    importing.render(registry, ID, ("md", "tex"), time=TIME)
+    stages.render(registry, ID, None, time=TIME)
     return registry, made
 
 

@@ -22,8 +22,8 @@ LAYERS = (
     ("frozen", "freezing", "record", "amending"),
     ("evidence", "store", "standing"),
     ("verdict",),
-    ("report", "stages", "begin", "diagnosing", "trust"),
-    ("auditing", "bundling", "claims", "importing", "indexing", "interchange"),
+    ("report", "begin", "diagnosing", "trust"),
+    ("auditing", "bundling", "claims", "importing", "indexing", "interchange", "rendering", "stages"),
     ("demo", "attack"),
     ("cli",),
     ("__main__",),
@@ -32,6 +32,7 @@ RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 JUDGING = {
     "verdict",
     "report",
+    "rendering",
     "stages",
     "indexing",
     "begin",

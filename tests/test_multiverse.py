@@ -16,11 +16,14 @@ from test_report_latex import compiled, complaints, write
 from world import AXES, DRAWS, EFFECTS, Edit, Effect, World, multiverse, registration
 
 from prereg_moe import canonical, stats
+from prereg_moe.auditing import audit
 from prereg_moe.errors import Invalid
 from prereg_moe.evidence import file_name, gather
 from prereg_moe.freezing import check
 from prereg_moe.registration import Specification, parse, registered, specifications, vary
 from prereg_moe.registration.grid import DIMENSIONS, LIMIT
+from prereg_moe.registry import Registry
+from prereg_moe.report import context
 from prereg_moe.verdict import judge
 
 FRAGILE = Effect(own=1.0, original=0.1)  # a module only where the other gates grow
@@ -437,11 +440,12 @@ def test_without_a_multiverse_the_report_is_silent(stages_of_a_world: dict[str, 
     assert "hang on\n" not in text
 
 
-def test_its_table_compiles_in_a_two_column_paper(verdicts: Any, tmp_path: Path) -> None:
-    write(tmp_path, verdicts, figures=False)
-    text = (tmp_path / "report.tex").read_text("utf-8")
-    assert "tab:world-multiverse-grid" in text
-    assert complaints(compiled(tmp_path, r"\input{report}")) == []
+def test_its_tables_and_curves_compile_in_a_two_column_paper(verdicts: Any, tmp_path: Path) -> None:
+    text = write(tmp_path, verdicts, figures=True)
+    assert "tab:world-multiverse-grid-choices" in text
+    log = compiled(tmp_path, r"\input{report}")
+    assert complaints(log) == []
+    assert all(f"curve-grid-{entry['family']}.pdf" in log for entry in verdicts["multiverse"])
 
 
 # ------------------------------------------------------------------ the page
@@ -450,30 +454,61 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "multiverse.md"
 
 
-def quoted(report: str, heading: str) -> str:
-    """Return the tables below a heading of a committed report."""
-    section = (ROOT / report).read_text("utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+def quoted(study: str, heading: str) -> str:
+    """Return the tables below a heading of a committed report, what they rest on, and the figures of a multiverse."""
+    folder = ROOT / "reports" / study
+    section = (folder / "report.md").read_text("utf-8").split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("|") or not line]
-    return "\n" + re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n\n"
+    document = canonical.read(folder / "verdict.json")
+    drawn = context(document)["figures"].values()
+    curves = [drawing for drawing in drawn if drawing.name.startswith("curve-")]
+    said = [f"Registration `{document['registration']}`, {document['conditions']} conditions."]
+    for drawing in curves:
+        assert (folder / "figures" / f"{drawing.name}.svg").read_text("utf-8") == f"{drawing.svg}\n"
+        said.append(
+            f"![{drawing.title}](../reports/{study}/figures/{drawing.name}.svg)\n*{drawing.title}.* {drawing.caption}"
+        )
+    tables = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
+    return "\n" + "\n\n".join([tables, *said]) + "\n\n"
 
 
 @pytest.mark.parametrize(
-    ("block", "report", "heading"),
-    [
-        ("replication", "reports/testbed/report.md", "Replication"),
-        ("multiverse", "reports/testbed-multiverse/report.md", "What the verdicts hang on"),
-    ],
+    ("block", "study", "heading"),
+    [("replication", "testbed", "Replication"), ("multiverse", "testbed-multiverse", "What the verdicts hang on")],
 )
 def test_the_page_shows_what_the_report_says(
-    block: str, report: str, heading: str, request: pytest.FixtureRequest
+    block: str, study: str, heading: str, request: pytest.FixtureRequest
 ) -> None:
-    if not (ROOT / report).exists():
-        pytest.skip(f"{report} is not committed")
     pattern = re.compile(rf"(<!-- {block}: begin [^\n]*-->\n)(.*?)(<!-- {block}: end -->)", re.DOTALL)
     text = PAGE.read_text("utf-8")
-    wanted = pattern.sub(lambda found: found[1] + quoted(report, heading) + found[3], text)
+    wanted = pattern.sub(lambda found: found[1] + quoted(study, heading) + found[3], text)
     if request.config.getoption("--update"):
         PAGE.write_text(wanted, "utf-8")
         text = wanted
     assert pattern.search(text) is not None
     assert text == wanted, "run `pytest tests/test_multiverse.py --update`"
+
+
+def test_the_committed_multiverse_flips_verdicts_and_follows_from_its_evidence() -> None:
+    found = audit(Registry(ROOT), "testbed-multiverse")
+    assert [(one.name, one.outcome) for one in found.findings if one.outcome not in ("holds", "unchecked")] == []
+    assert {"evidence", "verdict", "report"} <= {one.name for one in found.findings if one.outcome == "holds"}
+    document = canonical.read(ROOT / "reports/testbed-multiverse/verdict.json")
+    assert [(one["family"], one["verdict"]) for one in document["multiverse"]] == [
+        ("en", "CONFIRMED"),
+        ("math", "CONFIRMED"),
+    ]
+    for one in document["multiverse"]:  # what the page says of it in words
+        flips = {(flip["dimension"], flip["choice"]) for flip in one["fragility"]["flips"]}
+        assert ("null", "mass") in flips
+        confirmed = {(level["dimension"], level["choice"]): level["confirmed"] for level in one["fragility"]["levels"]}
+        assert confirmed["gates", "renorm"] == confirmed["gates", "original"]
+
+
+def test_the_committed_multiverse_and_the_study_it_starts_from_are_counted_as_two_claim_spaces() -> None:
+    """The page says so, and what would follow were they one."""
+    for study in ("testbed", "testbed-multiverse"):
+        document = canonical.read(ROOT / "reports" / study / "verdict.json")
+        assert "claim_space" not in document.get("record", {})
+        assert {one["alpha"] for one in document["verdicts"]} == {0.05}
+    assert all(0.05 / 2 < one["p_adjusted"] <= 0.05 for one in document["verdicts"] if one["tier"] == "confirmatory")

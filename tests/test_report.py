@@ -16,7 +16,6 @@ from world import AXES, World
 
 from prereg_moe import canonical, render, templating
 from prereg_moe.errors import Invalid
-from prereg_moe.freezing import TEMPLATES
 from prereg_moe.report import cell, context, effect, interval, p_value, share, template_name, tex
 from prereg_moe.report.numbers import FILTERS
 
@@ -33,7 +32,7 @@ def test_the_filters_known_at_the_freeze_are_those_of_a_report() -> None:
 
 
 def template(format_: str) -> str:
-    return (TEMPLATES / template_name(format_)).read_text("utf-8")
+    return templating.reports()[template_name(format_)]
 
 
 def hostile(document: Any) -> Any:

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from synthetic import enlarged
 
-from prereg_moe import canonical, render
+from prereg_moe import canonical, render, templating
 from prereg_moe.errors import Invalid
-from prereg_moe.freezing import TEMPLATES
 from prereg_moe.report import context, draw, plotter, plotting
 from prereg_moe.report.drawing import INKS, Dot, Dots, Drawing, Label, Line, Rects, number, shade
 
@@ -131,7 +130,7 @@ def test_shades_tell_harm_from_help(value: float, ink: str) -> None:
 def test_a_report_of_128_experts_32_layers_and_6_axes_stays_small(document: Any) -> None:
     large = enlarged(document, axes=6, layers=32, experts=128, size=16, draws=999)
     assert len(canonical.dumps(large)) < 5_000_000
-    page = render(large, (TEMPLATES / "report.html.j2").read_text("utf-8"), "html")
+    page = render(large, templating.reports()["report.html.j2"], "html")
     assert 100_000 < len(page.encode()) < 5_000_000
     assert sum(len(text) for text in draw(large, ["svg"]).values()) < 3_000_000
 
@@ -195,7 +194,7 @@ def test_a_heat_map_says_what_it_shows_of_how_many_and_why_without_interval(docu
 
 def test_heat_maps_are_on_the_page_and_the_same_bytes_again(document: Any) -> None:
     large = enlarged(document, axes=2, layers=4, experts=8, size=2)
-    page = render(large, (TEMPLATES / "report.html.j2").read_text("utf-8"), "html")
+    page = render(large, templating.reports()["report.html.j2"], "html")
     for model in ("standard", "planted", "randomised"):
         assert f'id="fig-atlas-{model}"' in page
         again = canonical.loads(canonical.dumps(large))

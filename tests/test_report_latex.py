@@ -12,8 +12,7 @@ import pytest
 from browser import need
 from synthetic import enlarged
 
-from prereg_moe import canonical, render
-from prereg_moe.freezing import TEMPLATES
+from prereg_moe import canonical, render, rendering, templating
 from prereg_moe.report import draw
 
 ROOT = Path(__file__).parents[1]
@@ -67,12 +66,12 @@ def complaints(log: str) -> list[str]:
 
 def write(folder: Path, document: Any, *, figures: bool) -> str:
     for format_ in ("tex", "bib"):
-        template = (TEMPLATES / f"report.{format_}.j2").read_text("utf-8")
+        template = templating.reports()[f"report.{format_}.j2"]
         (folder / f"report.{format_}").write_text(render(document, template, format_), "utf-8")
     if figures:
         (folder / "figures").mkdir()
         for name, made in draw(document, ["pdf"]).items():
-            if "modular" in name:
+            if "modular" in name or "curve-" in name:
                 (folder / name).write_bytes(made)
     return (folder / "report.tex").read_text("utf-8")
 
@@ -85,6 +84,20 @@ def test_a_two_column_paper_takes_the_whole_report(figures: bool, document: Any,
     log = compiled(tmp_path, r"\input{report}")
     assert complaints(log) == []
     assert ("forest-modular.pdf" in log) == figures
+
+
+def test_a_two_column_paper_takes_a_report_on_published_numbers_with_its_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    document = canonical.read(ROOT / "reports/command-a-plus/verdict.json")
+    text = rendering.render(document, templating.reports("summary")["report.tex.j2"], "tex")
+    (tmp_path / "report.tex").write_text(text, "utf-8")
+    (tmp_path / "report.bib").write_text("@misc{none, key = {none}, title = {None}}\n", "utf-8")
+    (tmp_path / "figures").mkdir()
+    for name, made in rendering.draw(document, ["pdf"]).items():
+        (tmp_path / name).write_bytes(made)
+    log = compiled(tmp_path, r"\input{report}\nocite{none}")
+    assert complaints(log) == []
+    assert all(f"{name}.pdf" in log for name in ("margin-point", "margin-ci", "printed"))
 
 
 def test_one_table_can_be_copied_out(document: Any, tmp_path: Path) -> None:

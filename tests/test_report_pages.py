@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_importing_rows as rows_elsewhere
 from browser import DESK, PHONE, chromium, printed, show, violations
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -16,8 +17,7 @@ from selenium.webdriver.common.keys import Keys
 from synthetic import enlarged
 from world import AXES, World, multiverse
 
-from prereg_moe import canonical, render
-from prereg_moe.freezing import TEMPLATES
+from prereg_moe import canonical, importing, render, rendering, templating
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = (
@@ -38,7 +38,7 @@ def document() -> Any:
 
 def page_of(document: Any, folder: Path) -> Path:
     page = folder / "report.html"
-    page.write_text(render(document, (TEMPLATES / "report.html.j2").read_text("utf-8"), "html"), "utf-8")
+    page.write_text(render(document, templating.reports()["report.html.j2"], "html"), "utf-8")
     return page
 
 
@@ -163,7 +163,49 @@ def test_everybody_can_read_a_multiverse(tmp_path: Path, browser: webdriver.Chro
     assert len(browser.find_elements(By.CSS_SELECTOR, "#multiverse figure svg")) == len(AXES)
 
 
+def of_rows(folder: Path) -> Any:
+    """Return the verdicts on rows of a few cells that were made elsewhere."""
+    made = rows_elsewhere.document()
+    evidence = made["evidence"] | {"cells": {"model": ["olmoe"], "layer": ["0", "4"], "metric": ["activation_norm"]}}
+    claims = [claims for claims in made["claims"] if claims["id"] != "deepseek"]
+    registry = rows_elsewhere.freeze(folder / "rows", {"evidence": evidence, "claims": claims})
+    cells = {key: set(values) for key, values in evidence["cells"].items()}
+    rows = [row for row in rows_elsewhere.rows() if all(row[key] in values for key, values in cells.items())]
+    table = rows_elsewhere.write_csv(folder / "rows.csv", rows)
+    importing.take_in(registry, rows_elsewhere.ID, "rows", table, time=rows_elsewhere.TIME)
+    return importing.verdict(registry, rows_elsewhere.ID, time=rows_elsewhere.TIME)[0]
+
+
+@pytest.mark.parametrize("kind", ["summary", "items"])
+def test_everybody_can_read_what_was_made_elsewhere(kind: str, tmp_path: Path, browser: webdriver.Chrome) -> None:
+    summary = canonical.read(ROOT / "reports/command-a-plus/verdict.json")
+    document = copy.deepcopy(summary if kind == "summary" else of_rows(tmp_path))
+    page, template = tmp_path / "report.html", templating.reports(kind)["report.html.j2"]
+    for text in ("plain", HOSTILE):
+        document["study"] |= {"title": f"A title, {text}", "question": text, "foreknowledge": text}
+        page.write_text(rendering.render(document, template, "html"), "utf-8")
+        browser.get_log("browser")
+        for width, dark in ((PHONE, False), (DESK, True)):
+            show(browser, page, width, dark=dark)
+            assert violations(browser) == []
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        assert browser.get_log("browser") == []
+        assert browser.find_element(By.TAG_NAME, "h1").text == f"A title, {text}"
+        assert len(browser.find_elements(By.TAG_NAME, "script")) == 1
+    cap = browser.find_element(By.TAG_NAME, "header").text
+    assert document["cap"] in cap
+    drawn = rendering.draw(document, ["svg"])
+    assert len(browser.find_elements(By.CSS_SELECTOR, "figure svg")) == len(drawn) > 0
+    rows = browser.find_elements(By.CSS_SELECTOR, "#readings tbody tr, #verdicts tbody tr")
+    assert len(rows) == len(document["readings" if kind == "summary" else "verdicts"])
+    assert_anchors_lead_somewhere(page)
+
+
 def test_every_anchor_leads_somewhere_and_ids_are_unique(page: Path) -> None:
+    assert_anchors_lead_somewhere(page)
+
+
+def assert_anchors_lead_somewhere(page: Path) -> None:
     text = page.read_text("utf-8")
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))

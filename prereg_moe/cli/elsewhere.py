@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,13 +211,3 @@ def _verdicts(document: Any) -> Table:
             ", ".join(entry["reasons"]),
         )
     return table
-
-
-def report(registry: Registry, id_: str, formats: Sequence[str] | None, as_json: bool) -> None:
-    """Render a sealed reading or verdict on evidence made elsewhere."""
-    from prereg_moe.importing import FORMATS, render
-    from prereg_moe.registry import now
-
-    written, head = render(registry, id_, formats or FORMATS, time=now())
-    lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]
-    show.say({"files": [str(path) for path in written], "head": head}, lines, as_json)

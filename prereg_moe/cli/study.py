@@ -269,14 +269,10 @@ def _index(registry: Registry, as_json: bool) -> None:
 
 
 def _report(registry: Registry, id_: str, formats: str | None, as_json: bool) -> None:
-    from prereg_moe.importing import is_imported
     from prereg_moe.registry import now
     from prereg_moe.stages import render
 
     names = [name.strip() for name in formats.split(",")] if formats else None
-    if is_imported(registry.registration(id_)):
-        elsewhere.report(registry, id_, names, as_json)
-        return
     with show.waiting("rendering", as_json):
         written, head = render(registry, id_, names, time=now())
     lines = [*(f"wrote {escape(str(path))}" for path in written), f"head {head}"]

@@ -9,7 +9,6 @@ What evidence of a kind can support at most stands in every verdict document and
     frozen = freeze(registry, id, time=...)
     take_in(registry, id, "rows", path, time=...)
     verdict(registry, id, time=...)
-    render(registry, id, ("md", "tex"), time=...)
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ if TYPE_CHECKING:
     from prereg_moe.importing.freezing import check, freeze, load_frozen
     from prereg_moe.importing.frozen import FrozenImport
     from prereg_moe.importing.judging import CAPS, judge
-    from prereg_moe.importing.reporting import FORMATS, render_document
-    from prereg_moe.importing.schema import SCHEMA, Imported, is_imported, load
+    from prereg_moe.importing.reporting import context
+    from prereg_moe.importing.schema import SCHEMA, VERDICT_SCHEMA, Imported, is_imported, load
     from prereg_moe.importing.sources import derive
-    from prereg_moe.importing.stages import diagnose, read_sources, render, take_in, verdict
+    from prereg_moe.importing.stages import diagnose, read_sources, take_in, verdict
 
 _HOME = {
     "CAPS": "judging",
-    "FORMATS": "reporting",
     "SCHEMA": "schema",
+    "VERDICT_SCHEMA": "schema",
     "FrozenImport": "frozen",
     "Imported": "schema",
     "check": "freezing",
     "check_released": "checks",
+    "context": "reporting",
     "derive": "sources",
     "diagnose": "stages",
     "freeze": "freezing",
@@ -43,20 +43,19 @@ _HOME = {
     "load": "schema",
     "load_frozen": "freezing",
     "read_sources": "stages",
-    "render": "stages",
-    "render_document": "reporting",
     "take_in": "stages",
     "verdict": "stages",
 }
 
 __all__ = [
     "CAPS",
-    "FORMATS",
     "SCHEMA",
+    "VERDICT_SCHEMA",
     "FrozenImport",
     "Imported",
     "check",
     "check_released",
+    "context",
     "derive",
     "diagnose",
     "freeze",
@@ -65,8 +64,6 @@ __all__ = [
     "load",
     "load_frozen",
     "read_sources",
-    "render",
-    "render_document",
     "take_in",
     "verdict",
 ]

@@ -8,10 +8,10 @@ from pathlib import Path
 import prereg_moe
 from prereg_moe import canonical, ledger
 from prereg_moe.errors import Deviated, Invalid, Problem, Tampered
-from prereg_moe.importing.frozen import SCHEMA, FrozenImport, template_files
+from prereg_moe.importing.frozen import SCHEMA, FrozenImport, templates
 from prereg_moe.importing.schema import Imported, load, names
 from prereg_moe.registration import expand
-from prereg_moe.registry import Registry, read_bytes
+from prereg_moe.registry import Registry
 
 __all__ = ["Checked", "check", "freeze", "load_frozen"]
 
@@ -68,7 +68,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> FrozenImport:
     document = load(source)
     if document.id != id_:
         raise Invalid(Problem("id", f"is {document.id!r} in the folder {id_!r}", "give both the same name"))
-    templates = template_files(document.evidence.kind)
+    texts = templates(document.evidence.kind)
     value = {
         "schema": SCHEMA,
         "software": {"prereg-moe": prereg_moe.__version__},
@@ -76,13 +76,13 @@ def freeze(registry: Registry, id_: str, *, time: str) -> FrozenImport:
         "pins": {
             "document": canonical.digest_file(source),
             "diagnosis": _diagnosis(registry, document, seals),
-            "templates": {name: canonical.digest_file(path) for name, path in templates.items()},
+            "templates": {name: canonical.digest(text) for name, text in texts.items()},
         },
     }
     frozen = FrozenImport.from_bytes(canonical.dumps(value))
-    copies = [folder / "templates" / name for name in templates]
-    for name, path in templates.items():
-        canonical.write(folder / "templates" / name, read_bytes(path))
+    copies = [folder / "templates" / name for name in texts]
+    for path, text in zip(copies, texts.values(), strict=True):
+        canonical.write(path, text)
     canonical.write(folder / "frozen.json", value)
     body = {"digest": frozen.digest, "claim_space": []}  # it says nothing of models and texts studied here
     registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body=body)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import prereg_moe
-from prereg_moe import canonical
+from prereg_moe import canonical, templating
 from prereg_moe.errors import Invalid, Problem, Tampered
 from prereg_moe.importing.schema import Imported, parse
 
-__all__ = ["FORMATS", "SCHEMA", "FrozenImport", "template_files"]
+__all__ = ["SCHEMA", "FrozenImport", "templates"]
 
 SCHEMA = "prereg-moe/import-frozen/1"
-FORMATS = ("md", "tex")
-_TEMPLATES = Path(prereg_moe.__file__).parent / "templates" / "imported"
 _KEYS = {"schema", "software", "registration", "pins"}
 
 
@@ -51,7 +47,7 @@ class FrozenImport:
         return cls(document, registration, canonical.digest(data))
 
 
-def template_files(kind: str) -> dict[str, Path]:
-    """Return file name -> where it lies, of the templates that show a kind of evidence."""
-    shown = "summary" if kind == "summary" else "items"
-    return {f"report.{format_}.j2": _TEMPLATES / f"{shown}.{format_}.j2" for format_ in FORMATS}
+def templates(kind: str) -> dict[str, bytes]:
+    """Return file name -> bytes of the templates that show a kind of evidence."""
+    found = templating.reports("summary" if kind == "summary" else "items")
+    return {name: text.encode() for name, text in found.items()}

@@ -15,7 +15,7 @@ import numpy as np
 from prereg_moe import canonical, stats
 from prereg_moe.importing.deciding import Cell, decide_cells, describe
 from prereg_moe.importing.frozen import FrozenImport
-from prereg_moe.importing.schema import Block, Imported, Inference, Samples, Summary, names
+from prereg_moe.importing.schema import VERDICT_SCHEMA, Block, Imported, Inference, Samples, Summary, names
 from prereg_moe.importing.summary import readings
 from prereg_moe.registration import schema
 from prereg_moe.registration.schema import SelectiveRule
@@ -23,9 +23,8 @@ from prereg_moe.verdict import control_outcomes
 from prereg_moe.verdict.decide import Decision, decide, gated, worst
 from prereg_moe.verdict.estimate import Effects, Interval
 
-__all__ = ["CAPS", "SCHEMA", "judge"]
+__all__ = ["CAPS", "judge"]
 
-SCHEMA = "prereg-moe/import-verdict/1"
 CAPS = {
     "summary": "Published numbers, read. They can show that a statement follows from what was printed or contradicts "
     "it, and never that it is true: no item was seen, no interval recomputed, and nothing here proves that the "
@@ -49,7 +48,7 @@ def judge(frozen: FrozenImport, imported: Mapping[str, Any], diagnosis: Mapping[
     """
     document = frozen.registration
     found = {
-        "schema": SCHEMA,
+        "schema": VERDICT_SCHEMA,
         "kind": document.evidence.kind,
         "registration": frozen.digest,
         "evidence": canonical.digest(dict(imported)),

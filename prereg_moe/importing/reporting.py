@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prereg_moe import canonical, report, templating
+from prereg_moe import canonical, report
+from prereg_moe.importing import figures
 from prereg_moe.importing.deciding import FLAGS, REASONS
-from prereg_moe.importing.frozen import FORMATS
 from prereg_moe.importing.schema import parse
-from prereg_moe.report.numbers import FILTERS
 from prereg_moe.verdict.decide import REASONS as RULE_REASONS
 
-__all__ = ["FORMATS", "context", "render_document"]
+__all__ = ["context"]
 
 _WORST = {
     "estimate": "the off-target axis with the largest estimate",
@@ -27,23 +26,13 @@ _FOLLOWS = {
 _OPEN = "not decided by the printed numbers"
 
 
-def render_document(document: Mapping[str, Any], template: str) -> str:
-    """Return the report a template makes of a verdict document.
-
-    Raises:
-        Invalid: the template fails.
-    """
-    return templating.fill(template, context(document), {**FILTERS, "percent": _percent, "margin": _margin})
-
-
 def context(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a template sees: the document, its study, and its claims by block."""
+    """Return what a template sees: the document, its study, its claims by block, and figures by name."""
     whole = parse(document["study"]).model_dump(mode="json", by_alias=True)  # what was left out is None here
     study = canonical.loads(canonical.dumps(whole))
     shared = {"document": document, "study": study, "checks": document["checks"], "made": document["made"]}
-    if document["kind"] == "summary":
-        return {**shared, **_summary(document, study)}
-    return {**shared, **_items(document, study)}
+    seen = {**shared, **(_summary if document["kind"] == "summary" else _items)(document, study)}
+    return seen | {"figures": {drawing.name: drawing for drawing in figures.draw(seen)}}
 
 
 def _summary(document: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,20 +109,3 @@ def _items(document: Mapping[str, Any], study: Mapping[str, Any]) -> dict[str, A
         "flags": {name: text for name, text in flags.items() if name in raised},
         "level": f"{100 * study['inference']['interval']['level']:.6g}%",
     }
-
-
-def _percent(rate: Mapping[str, Any] | None) -> str:
-    """Return a simulated rate in percent with its 95% interval."""
-    if rate is None:
-        return "–"
-    return f"{100 * rate['estimate']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-
-
-def _margin(margin: Any) -> str:
-    """Return what a margin can be; an end that nothing bounds is left out."""
-    low, high = margin or (None, None)
-    if low is None and high is None:
-        return "anything"
-    if low is None or high is None:
-        return f"at most {report.effect(high)}" if low is None else f"at least {report.effect(low)}"
-    return f"{report.effect(low)} to {report.effect(high)}"

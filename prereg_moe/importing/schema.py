@@ -40,6 +40,7 @@ from prereg_moe.registration.schema import (
 __all__ = [
     "BAND",
     "SCHEMA",
+    "VERDICT_SCHEMA",
     "AbsenceRule",
     "Block",
     "CellRule",
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 SCHEMA = "prereg-moe/import/1"
+VERDICT_SCHEMA = "prereg-moe/import-verdict/1"
 BAND = "null.band"  # a quantity of published summaries only: the sum is printed, its parts are not
 _BAND_TEXT = "null.mean + 2*null.sd"
 

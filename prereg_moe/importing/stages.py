@@ -1,12 +1,13 @@
 """The stages of evidence made elsewhere behind its freeze, on disk and under the ledger.
 
 <root>/registrations/<id>/registration.yaml  diagnosis.json  frozen.json  templates/
-<root>/reports/<id>/sources/...  imported.json  verdict.json  report.md  report.tex
+<root>/reports/<id>/sources/...  imported.json  verdict.json
+
+Its report is rendered like any other (`prereg_moe.stages`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from prereg_moe.importing import simulation, sources
 from prereg_moe.importing.checks import check_released
 from prereg_moe.importing.freezing import load_frozen
 from prereg_moe.importing.judging import judge
-from prereg_moe.importing.reporting import FORMATS, render_document
 from prereg_moe.importing.schema import Imported, Samples, load
 from prereg_moe.registry import Registry, read_bytes
 
-__all__ = ["diagnose", "read_sources", "render", "take_in", "verdict"]
+__all__ = ["diagnose", "read_sources", "take_in", "verdict"]
 
 _MAX_FILES = 10_000
 
@@ -145,31 +145,3 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[dict[str, Any],
     if sealed is not None:
         return made, ledger.head(seals) or ""
     return made, registry.seal("verdict", id_, [target], time=time)
-
-
-def render(registry: Registry, id_: str, formats: Sequence[str], *, time: str) -> tuple[list[Path], str]:
-    """Render the sealed verdict by the frozen templates, seal the reports; return them and the head.
-
-    Raises:
-        Invalid: another format than md and tex.
-        NotCheckable: there is no verdict yet.
-        Tampered: the verdict or a template is not the one sealed.
-    """
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise Invalid(Problem("--format", f"{unknown[0]!r} is not a format", f"choose among {', '.join(FORMATS)}"))
-    seals = ledger.parse(registry.ledger())
-    files = ledger.sealed_files(seals, id_)
-    path = registry.reports(id_) / "verdict.json"
-    document = canonical.loads(
-        registry.read_sealed(files, path, f"run `prereg-moe verdict {id_}`"), registry.name(path)
-    )
-    written = []
-    for format_ in formats:
-        template = registry.registration(id_) / "templates" / f"report.{format_}.j2"
-        source = registry.read_sealed(files, template, f"run `prereg-moe freeze {id_}`").decode()
-        target = registry.reports(id_) / f"report.{format_}"
-        canonical.write(target, render_document(document, source).encode())
-        written.append(target)
-    if all(files.get(registry.name(target)) == canonical.digest_file(target) for target in written):
-        return written, ledger.head(seals) or ""
-    return written, registry.seal("report", id_, written, time=time)

@@ -7,7 +7,7 @@ rounded in :mod:`prereg_moe.report.numbers`, by one rule. Nothing is typed into 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from prereg_moe import templating
@@ -21,6 +21,7 @@ __all__ = [
     "FLAGS",
     "FORMATS",
     "PLOTTED",
+    "Contents",
     "cell",
     "context",
     "csv",
@@ -38,6 +39,9 @@ __all__ = [
 FORMATS = ("md", "html", "tex", "bib", "csv")  # each by a template
 PLOTTED = ("pdf", "png")  # figures drawn by matplotlib
 FIGURES = ("svg", *PLOTTED)
+Contents = Callable[
+    [Mapping[str, Any]], Mapping[str, Any]
+]  # verdict document -> what templates see, with its `figures`
 
 
 def template_name(format_: str) -> str:
@@ -51,24 +55,25 @@ def template_name(format_: str) -> str:
     return f"report.{format_}.j2"
 
 
-def render(document: Mapping[str, Any], template: str, format_: str = "md") -> str:
+def render(document: Mapping[str, Any], template: str, format_: str = "md", contents: Contents = context) -> str:
     """Return the report a template makes of a verdict document.
 
     Args:
         document: the verdict document.
         template: the template's text.
         format_: what it makes; in html, text is escaped unless it is markup already.
+        contents: what the template sees of it.
 
     Raises:
         Invalid: the template fails.
         Tampered: it is no verdict document.
     """
     with shaped("verdict.json"):
-        values = context(document)
+        values = contents(document)
     return templating.fill(template, values, FILTERS, escape=format_ == "html")
 
 
-def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, bytes]:
+def draw(document: Mapping[str, Any], suffixes: Collection[str], contents: Contents = context) -> dict[str, bytes]:
     """Return file name -> bytes of every figure of a verdict document, in every format out of :data:`FIGURES`.
 
     Raises:
@@ -76,7 +81,7 @@ def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, by
         Tampered: it is no verdict document.
     """
     with shaped("verdict.json"):
-        drawings = context(document)["figures"].values() if suffixes else ()
+        drawings = contents(document)["figures"].values() if suffixes else ()
     return {
         f"figures/{drawing.name}.{suffix}": f"{drawing.svg}\n".encode() if suffix == "svg" else plot(drawing, suffix)
         for drawing in drawings

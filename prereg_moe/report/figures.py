@@ -21,7 +21,7 @@ from prereg_moe.report import maps
 from prereg_moe.report.drawing import WIDTH, Dot, Dots, Drawing, Label, Line, Mark, Rects, file_name, shade, shorten
 from prereg_moe.report.numbers import effect
 
-__all__ = ["draw"]
+__all__ = ["Scale", "draw", "span"]
 
 _ROW = 26.0
 _WORD = 74.0  # the longest verdict
@@ -42,7 +42,7 @@ def draw(seen: Mapping[str, Any]) -> tuple[Drawing, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scale:
+class Scale:
     """A linear axis: values to places on the page."""
 
     low: float
@@ -51,7 +51,7 @@ class _Scale:
     right: float
 
     @classmethod
-    def over(cls, values: Iterable[float | None], left: float, right: float) -> _Scale:
+    def over(cls, values: Iterable[float | None], left: float, right: float) -> Scale:
         """Return the scale that holds all values and zero."""
         known = [0.0, *(value for value in values if value is not None)]
         low, high = min(known), max(known)
@@ -59,6 +59,7 @@ class _Scale:
         return cls(low - (room if low < 0 else 0), high + room, left, right)
 
     def __call__(self, value: float) -> float:
+        """Return where a value lies on the page."""
         return self.left + (value - self.low) / (self.high - self.low) * (self.right - self.left)
 
     def ticks(self) -> list[float]:
@@ -80,7 +81,7 @@ class _Scale:
 def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
     entries = block["verdicts"]
     left, right = _left(entries), WIDTH - _WORD
-    scale = _Scale.over((value for entry in entries for value in _extent(entry)), left, right)
+    scale = Scale.over((value for entry in entries for value in _extent(entry)), left, right)
     top = 30.0
     bottom = top + _ROW * len(entries)
     marks: list[Mark] = list(scale.marks(top, bottom, f"effect, {block['unit']}"))
@@ -96,7 +97,7 @@ def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
     )
 
 
-def _forest_row(entry: _Entry, block: _Entry, scale: _Scale, y: float) -> Iterator[Mark]:
+def _forest_row(entry: _Entry, block: _Entry, scale: Scale, y: float) -> Iterator[Mark]:
     estimates = entry["estimates"]
     on, null = estimates["on"], estimates.get("null")
     if null is not None:
@@ -107,13 +108,14 @@ def _forest_row(entry: _Entry, block: _Entry, scale: _Scale, y: float) -> Iterat
         bar = scale(on["estimate"] / block["kappa"])
         yield Line(bar, y - 10, bar, y + 10, "on", 1.0, dashed=True)
     if "worst_off" in estimates:
-        yield from _interval(estimates["worst_off"], scale, y + 5, "off", hollow=True)
-    yield from _interval(on, scale, y - 4, "on")
+        yield from span(estimates["worst_off"], scale, y + 5, "off", hollow=True)
+    yield from span(on, scale, y - 4, "on")
     yield Label(0, y, shorten(entry["family"]), bold=True)
     yield Label(WIDTH, y, entry["verdict"].lower() + _edge(entry), entry["verdict"], "end", 10)
 
 
-def _interval(entry: _Entry, scale: _Scale, y: float, ink: str, *, hollow: bool = False) -> Iterator[Mark]:
+def span(entry: _Entry, scale: Scale, y: float, ink: str, *, hollow: bool = False) -> Iterator[Mark]:
+    """Yield an estimate and, where it has two ends, its interval."""
     if entry["low"] is not None and entry["high"] is not None:
         yield Line(scale(entry["low"]), y, scale(entry["high"]), y, ink, 2.0)
     yield Dot(scale(entry["estimate"]), y, 3.0, ink, hollow)
@@ -150,7 +152,7 @@ def _nulls(block: _Entry) -> Drawing:
     entries = [entry for entry in block["verdicts"] if "null" in entry["estimates"]]
     left, right = _left(entries), WIDTH - _WORD
     values = [[*entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]] for entry in entries]
-    scale = _Scale.over((value for row in values for value in row), left, right)
+    scale = Scale.over((value for row in values for value in row), left, right)
     top, bottom = 22.0, 22.0 + _ROW * len(entries)
     marks: list[Mark] = [Label(WIDTH, 9, "place from the top", "muted", "end", 10)]
     marks += [Dot(4, 9, 3, "on"), Label(12, 9, "the family", "muted", size=10)]
@@ -232,7 +234,7 @@ def _curve(entry: _Entry, seen: Mapping[str, Any]) -> Drawing:
     left, top, high = 104.0, 22.0, 120.0
     step = (WIDTH - left) / len(shown)
     xs = [left + step * (n + 0.5) for n in range(len(shown))]
-    scale = _Scale.over((one[end] for one in shown for end in ("estimate", "low", "high")), top + high, top)
+    scale = Scale.over((one[end] for one in shown for end in ("estimate", "low", "high")), top + high, top)
     marks: list[Mark] = [*_curve_key(shown)]
     for tick in scale.ticks():
         marks.append(Line(left, scale(tick), WIDTH, scale(tick), "muted" if tick == 0 else "grid"))
@@ -268,7 +270,7 @@ def _curve(entry: _Entry, seen: Mapping[str, Any]) -> Drawing:
 
 def _curve_points(
     those: Sequence[tuple[float, _Entry]],
-    scale: _Scale,
+    scale: Scale,
     rows: Sequence[tuple[str, str]],
     top: float,
     verdict: str,

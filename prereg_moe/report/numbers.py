@@ -11,10 +11,10 @@ import hashlib
 import io
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["FILTERS", "cell", "csv", "effect", "interval", "p_value", "share", "tex"]
+__all__ = ["FILTERS", "cell", "csv", "effect", "interval", "margin", "p_value", "percent", "share", "tex"]
 
 _DASH = "–"
 
@@ -37,6 +37,23 @@ def p_value(value: float | None) -> str:
 def share(value: float | None) -> str:
     """Return a share to two decimals."""
     return _DASH if value is None else f"{value:.2f}"
+
+
+def percent(rate: Mapping[str, Any] | None) -> str:
+    """Return a simulated rate in percent with its interval."""
+    if rate is None:
+        return _DASH
+    return f"{100 * rate['estimate']:.1f} [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def margin(ends: Sequence[float | None] | None) -> str:
+    """Return what a margin can be; an end that nothing bounds is left out."""
+    low, high = ends or (None, None)
+    if low is None and high is None:
+        return "anything"
+    if low is None or high is None:
+        return f"at most {effect(high)}" if low is None else f"at least {effect(low)}"
+    return f"{effect(low)} to {effect(high)}"
 
 
 _TEX = str.maketrans(
@@ -107,6 +124,8 @@ FILTERS: dict[str, Callable[..., str]] = {
     "p": p_value,
     "share": share,
     "interval": interval,
+    "percent": percent,
+    "margin": margin,
     "tex": tex,
     "cell": cell,
     "csv": csv,
