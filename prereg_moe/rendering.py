@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from prereg_moe import importing, report, templating
-from prereg_moe.errors import Invalid, PreregError, Problem, Tampered
+from prereg_moe.errors import Invalid, PreregError, Problem, Tampered, shaped
 
 __all__ = ["BYTES", "SECONDS", "draw", "render"]
 
@@ -60,7 +60,8 @@ def draw(document: Mapping[str, Any], suffixes: Collection[str]) -> dict[str, by
 
 def _contents(document: Mapping[str, Any]) -> report.Contents:
     """Return by what a template sees a document of its kind."""
-    return importing.context if document.get("schema") == importing.VERDICT_SCHEMA else report.context
+    with shaped("verdict.json"):
+        return importing.context if document.get("schema") == importing.VERDICT_SCHEMA else report.context
 
 
 def _render(document: Mapping[str, Any], template: str, format_: str) -> str:
