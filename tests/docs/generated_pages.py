@@ -17,14 +17,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from registration_keys import KEYS
 
-from prereg_moe import canonical
+from prereg_moe import canonical, rendering
 from prereg_moe.attack import CHEATS, ROWS, UNSEEN
 from prereg_moe.begin import begin, json_schema
 from prereg_moe.cli import cli
 from prereg_moe.demo import REGISTRATION
 from prereg_moe.importing import schema as importing
 from prereg_moe.registration import schema
-from prereg_moe.report import apart
 from prereg_moe.rules import NAMED, QUANTITIES
 
 ROOT = Path(__file__).parents[2]
@@ -319,8 +318,8 @@ def threat_page() -> str:
         cheats="\n".join(f"| {' | '.join(row)} |" for row in cells),
         peers=_measured(),
         megabytes=canonical.MAX_BYTES >> 20,
-        seconds=apart.SECONDS,
-        gigabytes=apart.BYTES >> 30,
+        seconds=rendering.SECONDS,
+        gigabytes=rendering.BYTES >> 30,
     )
 
 
