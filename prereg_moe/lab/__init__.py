@@ -113,7 +113,8 @@ def outlook(registry: Registry, id_: str, *, progress: Progress) -> dict[str, An
         of the stock engine would take for them, measured on a few requests; sharing engines take less.
 
     Raises:
-        Invalid: a task cannot be scored as registered: items too long, empty or all alike.
+        Invalid: a task cannot be scored as registered (items too long, empty or all alike), or a mask leaves a router
+            too few experts; all problems at once.
         Tampered, NotCheckable, Stopped: as `run` would.
     """
     frozen = load_frozen(registry, id_)

@@ -216,8 +216,10 @@ class Harness:
         counts = [self._scorer.tokens.get((spec.name, number), 0) for number in range(len(spec.items))]
         if empty := [spec.items[number]["id"] for number, count in enumerate(counts) if count == 0]:
             yield Problem(spec.name, f"{len(empty)} items have nothing to score, the first {empty[0]!r}", "remove them")
-        prompts = {str(instance.args) for instance in self._tasks.instances(spec.name)}
-        if len(prompts) == 1 < len(spec.items):
+        asked: dict[int, list[Any]] = {}  # of a document: one request, or one a choice
+        for instance in self._tasks.instances(spec.name):
+            asked.setdefault(instance.doc_id, []).append(instance.args)
+        if len({str(requests) for requests in asked.values()}) == 1 < len(spec.items):
             yield Problem(spec.name, "asks the same of every item", "a column in its YAML is misspelt")
 
     def _scores(self, spec: TaskSpec, samples: list[Sample]) -> Scores:

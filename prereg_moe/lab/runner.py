@@ -116,7 +116,7 @@ def outlook(registry: Registry, frozen: Frozen, digests: Sequence[str], *, progr
     """Return the tokens that conditions feed, and the seconds one worker of `stock` would take, measured on a few.
 
     Raises:
-        Invalid, Starved: a task or a mask cannot be run as registered.
+        Invalid: tasks or masks cannot be run as registered; all problems at once.
     """
     found: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     threads = frozen.registration.engine.threads

@@ -157,8 +157,10 @@ def _load(folder: Path, names: list[str], fewshot: int | None) -> Any:
         )
     try:
         tasks = manager.load(names)
-    except (OSError, ValueError) as error:  # what `datasets` raises where a data set is not there
-        found = f"cannot be loaded offline ({str(error).splitlines()[0] if str(error) else error!r})"
+    except (OSError, ValueError) as error:  # what `datasets` raises where a data set is not there; or a task's own code
+        if not (isinstance(error, OSError) or str(error).startswith("Couldn't find cache")):
+            raise
+        found = f"cannot be loaded offline ({error!r:.200})"
         raise NotCheckable(Problem(", ".join(names), found, "get its data set before the run")) from error
     for task in tasks["tasks"].values():
         if fewshot is not None or task.get_config("num_fewshot") is None:

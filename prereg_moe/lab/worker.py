@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from prereg_moe.lab.engines import Case, Engine
 from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.harness import Harness
-from prereg_moe.lab.intervene import Intervention, Mask, intervene
+from prereg_moe.lab.intervene import Intervention, Mask, Starved, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
 from prereg_moe.lab.rescoring import rescore
 from prereg_moe.lab.tasks import tasks_of
@@ -103,8 +104,7 @@ def outlook(root: Path, id_: str, digests: Sequence[str]) -> Iterator[Any]:
     Every task is planned and every mask compiled; the time is what `stock` would take, measured on a few requests.
 
     Raises:
-        Invalid: a task cannot be scored as registered. Its problems are given all at once.
-        Starved: a mask leaves a router too few experts.
+        Invalid: tasks cannot be scored as registered, or masks leave a router too few experts. All problems at once.
     """
     frozen = load_frozen(Registry(root), id_)
     bench = _Bench(Registry(root), frozen.registration)
@@ -112,14 +112,28 @@ def outlook(root: Path, id_: str, digests: Sequence[str]) -> Iterator[Any]:
     for condition in (frozen.plan[digest] for digest in digests):
         groups.setdefault((condition.model, condition.measure), []).append(condition)
     tokens, seconds = 0, 0.0
+    problems: dict[Problem, None] = {}  # each once: conditions share their faults
     for done, ((model, measure), conditions) in enumerate(groups.items(), start=1):
         _same_layout(frozen, model, bench.load(model))
         for condition in conditions:
-            intervene(bench.load(model), *_interventions(condition))  # compiled and thrown away
-        asked, taken = _measured(bench.harness(model, measure))
-        tokens, seconds = tokens + asked * len(conditions), seconds + taken * len(conditions)
+            with _noted(problems, f"{model}, {measure}"):
+                intervene(bench.load(model), *_interventions(condition))  # compiled and thrown away
+        with _noted(problems, f"{model}, {measure}"):
+            asked, taken = _measured(bench.harness(model, measure))
+            tokens, seconds = tokens + asked * len(conditions), seconds + taken * len(conditions)
         yield done, len(groups), f"{model}, {measure}"
+    if problems:
+        raise Invalid(problems)
     yield {"tokens": tokens, "seconds": seconds}
+
+
+@contextmanager
+def _noted(problems: dict[Problem, None], where: str) -> Iterator[None]:
+    """Go on behind what cannot be scored or masked as registered, and keep what was said of it."""
+    try:
+        yield
+    except (Invalid, Starved) as error:
+        problems |= dict.fromkeys(Problem(f"{where}, {one.where}", one.found, one.todo) for one in error.problems)
 
 
 def _measured(harness: Harness) -> tuple[int, float]:

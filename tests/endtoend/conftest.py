@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.endtoend.studies import TINY, command, quick_registration, write_registration
+from tests.endtoend.studies import TINY, command, process, quick_registration, write_registration
 
 
 @pytest.fixture(scope="session")
@@ -16,7 +16,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     """The demo on the reduced testbed registration: its folder and what `--json` printed last."""
     root = tmp_path_factory.mktemp("demo")
     write_registration(root, "testbed", quick_registration())
-    done = command("demo", root, "--json")
+    done = process("demo", root, "--json")
     assert done.returncode == 0, done.stderr
     return root, json.loads(done.stdout.splitlines()[-1])
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
 
 import prereg_moe.lab.testbed as testbed
 from prereg_moe import canonical
+from prereg_moe.cli import main
 from prereg_moe.demo import REGISTRATION
 
 TESTBED = Path(testbed.__file__).parent
@@ -72,8 +79,30 @@ def write_registration(root: Path, id_: str, text: str) -> Path:
     return folder
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run ``prereg-moe`` as a user does."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command did, as `subprocess.run` says it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(*arguments: object, **environment: str) -> Done:
+    """Run ``prereg-moe`` in this process: one of its own would import for seconds. Its workers are processes always."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, environment),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main([str(argument) for argument in arguments])
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``prereg-moe`` in a process of its own, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "prereg_moe", *map(str, arguments)],
         capture_output=True,

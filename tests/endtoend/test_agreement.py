@@ -54,7 +54,7 @@ def test_another_budget_or_engine_lies_within_the_tolerance(tiny: Path, tmp_path
     document = tmp_path / "amended.yaml"
     document.write_text(TINY.replace("engine: {kind: sweep, pack: 6}", ENGINES[name]), "utf-8")
     amend(Registry(tmp_path), "tiny", document, reason="another engine", time=now())
-    done = command("run", "tiny", "--root", tmp_path, "--json")
+    done = command("run", "tiny", "--root", tmp_path, "--workers", "1", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)["agreement"]
     assert said is None if "stock" in ENGINES[name] else 0 < said["largest"] <= NATS

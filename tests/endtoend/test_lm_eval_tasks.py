@@ -12,7 +12,7 @@ import datasets
 import pytest
 
 from prereg_moe import canonical
-from tests.endtoend.studies import command, write_registration
+from tests.endtoend.studies import command, process, write_registration
 
 REGISTRATION = """\
 schema: prereg-moe/1
@@ -112,7 +112,7 @@ def test_without_the_data_set_one_line_says_so_at_once(
         shutil.rmtree(root / "reports/arc/evidence")
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     start = time.monotonic()
-    done = command(*arguments, "arc", "--root", root, HF_HOME=str(tmp_path / "empty"))
+    done = process(*arguments, "arc", "--root", root, HF_HOME=str(tmp_path / "empty"))
     assert time.monotonic() - start < 5
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()

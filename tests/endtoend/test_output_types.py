@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ metric_list: [{metric: letters, aggregation: mean, higher_is_better: true}]
 }
 OWN = """\
 import json
+import shutil
 from pathlib import Path
 
 from datasets import Dataset
@@ -107,8 +109,8 @@ inference: {alpha: 0.05, seed: "3"}
 AXES = ("en", "ar")
 
 
-def build(root: Path, text: str = REGISTRATION) -> Path:
-    folder = write_registration(root, "types", text)
+def build(root: Path) -> Path:
+    folder = write_registration(root, "types", REGISTRATION)
     (folder / "items").mkdir()
     (folder / "tasks").mkdir()
     (folder / "tasks/own.py").write_text(OWN, "utf-8")
@@ -121,11 +123,19 @@ def build(root: Path, text: str = REGISTRATION) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("types")
-    folder = build(root)
-    for verb in ("check", "atlas", "freeze", "run", "verdict", "report"):
-        done = command(verb, folder)
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry of a study whose atlas is made."""
+    root = tmp_path_factory.mktemp("observed")
+    done = command("atlas", build(root))
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def study(observed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = shutil.copytree(observed, tmp_path_factory.mktemp("types"), dirs_exist_ok=True)
+    for verb in ("check", "freeze", "run", "verdict", "report"):
+        done = command(verb, root / "registrations/types")
         assert done.returncode == 0, (verb, done.stderr)
     return root
 
@@ -190,11 +200,12 @@ def test_the_study_is_audited_and_every_kind_scored_again(study: Path) -> None:
     ],
     ids=["per token of generated text", "two kinds in a measure", "an axis without a task", "a task that is not there"],
 )
-def test_what_cannot_be_scored_is_said(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_what_cannot_be_scored_is_said(observed: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
     assert old in REGISTRATION
-    folder = build(tmp_path, REGISTRATION.replace(old, new))
-    for verb in ("check", "atlas", "freeze", "run"):
-        done = command(verb, folder)
+    folder = shutil.copytree(observed, tmp_path, dirs_exist_ok=True) / "registrations/types"
+    (folder / "registration.yaml").write_text(REGISTRATION.replace(old, new), "utf-8")
+    for verb in (["check"], ["freeze"], ["run", "--workers", "1"]):
+        done = command(*verb, folder)
         if done.returncode:
             break
     assert done.returncode == 2, done.stderr
@@ -202,15 +213,14 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path, old: str, new: str, said:
     assert not (tmp_path / "reports/types/evidence.json").exists()
 
 
-def test_sampling_is_refused(tmp_path: Path) -> None:
-    folder = build(tmp_path)
+def test_sampling_is_refused(observed: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(observed, tmp_path, dirs_exist_ok=True) / "registrations/types"
     for axis in AXES:
         path = folder / f"tasks/writing_{axis}.yaml"
         path.write_text(
             path.read_text("utf-8").replace("do_sample: false", "do_sample: true, temperature: 1.0"), "utf-8"
         )
-    for verb in ("atlas", "freeze"):
-        assert command(verb, folder).returncode == 0
-    done = command("run", folder)
+    assert command("freeze", folder).returncode == 0
+    done = command("run", folder, "--workers", "1")
     assert done.returncode == 2
     assert "do_sample: false" in done.stderr

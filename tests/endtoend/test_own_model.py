@@ -98,7 +98,7 @@ def build_study(root: Path, name: str, unit: str, gates: str) -> Path:
 def test_an_own_model_and_corpus_are_judged(name: str, unit: str, gates: str, tmp_path: Path) -> None:
     folder = build_study(tmp_path, name, unit, gates)
     for verb in ("check", "atlas", "freeze", "run", "verdict", "report"):
-        done = command(verb, folder, "--json")
+        done = command(verb, folder, "--json", *(["--workers", "1"] if verb == "run" else []))
         assert done.returncode == 0, (verb, done.stderr)
     verdicts = json.loads((tmp_path / "reports/own/verdict.json").read_bytes())["verdicts"]
     assert {entry["axis"] for entry in verdicts} == {"no", "en"}
@@ -110,10 +110,22 @@ def test_an_own_model_and_corpus_are_judged(name: str, unit: str, gates: str, tm
     assert command("audit", tmp_path).returncode == 0
 
 
-def test_a_corpus_changed_after_freezing_stops_the_run(tmp_path: Path) -> None:
-    folder = build_study(tmp_path, "olmoe", "per_layer", "renorm")
-    for verb in ("atlas", "freeze"):
-        assert command(verb, folder).returncode == 0
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The registry of a random Olmoe whose atlas is made."""
+    root = tmp_path_factory.mktemp("observed")
+    assert command("atlas", build_study(root, "olmoe", "per_layer", "renorm")).returncode == 0
+    return root
+
+
+@pytest.fixture
+def folder(observed: Path, tmp_path: Path) -> Path:
+    """A copy of its registration."""
+    return shutil.copytree(observed, tmp_path, dirs_exist_ok=True) / "registrations/own"
+
+
+def test_a_corpus_changed_after_freezing_stops_the_run(folder: Path, tmp_path: Path) -> None:
+    assert command("freeze", folder).returncode == 0
     with (folder / "corpus/en.jsonl").open("a") as file:
         file.write('{"id": "late", "text": "one more"}\n')
     done = command("run", folder)
@@ -122,26 +134,22 @@ def test_a_corpus_changed_after_freezing_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "reports").exists()
 
 
-def test_a_task_that_asks_every_item_the_same_is_refused(tmp_path: Path) -> None:
-    folder = build_study(tmp_path, "olmoe", "per_layer", "renorm")
+def test_a_task_that_asks_every_item_the_same_is_refused(folder: Path) -> None:
     base = folder / "tasks/_base.yaml"
     base.write_text(base.read_text("utf-8").replace('"{{text}}"', '"text of the passage"'), "utf-8")
-    for verb in ("atlas", "freeze"):
-        assert command(verb, folder).returncode == 0
-    done = command("run", folder)
+    assert command("freeze", folder).returncode == 0
+    done = command("run", folder, "--workers", "1")
     assert done.returncode == 2
     assert "asks the same of every item" in done.stderr
 
 
-def test_a_task_whose_code_fails_stops_the_run_in_one_line(tmp_path: Path) -> None:
-    folder = build_study(tmp_path, "olmoe", "per_layer", "renorm")
+def test_a_task_whose_code_fails_stops_the_run_in_one_line(folder: Path) -> None:
     code = folder / "tasks/passages.py"
     code.write_text(
         code.read_text("utf-8").replace("return {", 'raise ValueError("no score today")\n    return {', 1), "utf-8"
     )
-    for verb in ("atlas", "freeze"):
-        assert command(verb, folder).returncode == 0
-    done = command("run", folder)
+    assert command("freeze", folder).returncode == 0
+    done = command("run", folder, "--workers", "1")
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     assert "no score today" in done.stderr
