@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # `world` lies beside the tests
 
-from world import World
+from world import ID, TIME, World
+from world import small as small_study
 
+from prereg_moe import stages
 from prereg_moe.cli import main
 
 STAGES = ("authored", "recorded", "frozen", "computed", "judged", "reported")
@@ -46,6 +49,36 @@ def world_at(stages_of_a_world: dict[str, Path], tmp_path: Path) -> Callable[[st
         return World(Path(shutil.copytree(stages_of_a_world[stage], tmp_path / "registry", dirs_exist_ok=True)))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def stages_of_small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The smallest study as it stood after each stage, in the end with one report."""
+    kept = tmp_path_factory.mktemp("small")
+    world = World(kept / "now")
+    world.author(small_study)
+    made = (world.record, world.freeze, world.run, world.judge, partial(_one, world))
+    steps: dict[str, Callable[[], object]] = dict(zip(STAGES[1:], made, strict=True))
+    for name, step in steps.items():
+        step()
+        shutil.copytree(world.root, kept / name)
+    return {name: kept / name for name in steps}
+
+
+def _one(world: World) -> None:
+    stages.render(world.registry, ID, ("md",), time=TIME)  # an audit renders again all that there are
+
+
+@pytest.fixture
+def small_at(stages_of_small: dict[str, Path], tmp_path: Path) -> Callable[[str], World]:
+    """Return a copy of the smallest study as it stood after a stage."""
+    return lambda stage: World(Path(shutil.copytree(stages_of_small[stage], tmp_path / "small")))
+
+
+@pytest.fixture
+def small(small_at: Callable[[str], World]) -> World:
+    """The smallest study, with one report."""
+    return small_at("reported")
 
 
 @pytest.fixture

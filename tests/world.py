@@ -141,6 +141,17 @@ def registration() -> dict[str, Any]:
     }
 
 
+def small(document: dict[str, Any]) -> None:
+    """Make the world's study as small as one with controls and random sets can be: an edit for :meth:`World.author`."""
+    document["controls"]["null"]["draws"] = 4
+    document["controls"]["positive"]["at_least"] = 1
+    document["inference"]["alpha"] = 0.24
+    document["claims"] = document["claims"][:3]
+    for block in document["claims"][1:]:
+        block["families"] = ["no"]
+    del document["replication"]
+
+
 def multiverse(document: dict[str, Any]) -> None:
     """Give the world's registration a multiverse of its confirmatory block: an edit for :meth:`World.author`."""
     document["rules"]["interval"] = {"kind": "expression", "confirm": "paper_ci"}

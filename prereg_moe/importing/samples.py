@@ -203,6 +203,8 @@ def _broken(row: Mapping[str, Any], where: str) -> list[Problem]:
 
 
 def _sample(row: Mapping[str, Any], score: TaskScore, where: str) -> _Sample:
+    if not isinstance(row.get("doc_id"), int):
+        raise Invalid(Problem(where, f"has the doc_id {row.get('doc_id')!r}", "it counts samples, from 0"))
     value = row.get(score.metric)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         found = f"{score.metric} is {value!r}"
@@ -225,7 +227,7 @@ def _agree(
         which = f": doc_id {', '.join(gone[:_SHOWN])} is missing" if gone else ""
         found = f"holds {len(rows)} samples{which}"
         raise NotCheckable(Problem(where, found, f"the results were computed from {expected}"))
-    ordered = sorted(rows, key=lambda row: (isinstance(row.get("doc_id"), int), row.get("doc_id") or 0))
+    ordered = sorted(rows, key=lambda row: int(row["doc_id"]))
     joined = "".join(str(row.get(name)) for row in ordered for name in ("doc_hash", "prompt_hash", "target_hash"))
     stated = _part(results, "task_hashes").get(score.task)
     one_filter = len({row.get("doc_id") for row in rows}) == len(rows) and score.filter == "none"

@@ -196,6 +196,8 @@ def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
         return Problem(where, "is not a key of a registration", _nearest(path, types))
     if kind in ("literal_error", "union_tag_invalid"):
         found = context.get("tag") or detail["input"]
+        if not isinstance(found, str):
+            return Problem(where, f"is {_short(found)}", f"expected {context.get('expected')}")
         union = ".".join(part for part in path if isinstance(part, str) and part != "kind")
         for name, kinds in schema.PLANNED.items():
             if found in kinds and (union == name or union.startswith(name + ".") or union + ".kind" == name):
