@@ -20,12 +20,13 @@ with the given head. It does not mean that nothing was run before the freeze.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from prereg_moe import canonical, importing, ledger, record, rendering, report, store, trust
+from prereg_moe import canonical, importing, ledger, record, rendering, report, store, templating, trust
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.evidence import Evidence
 from prereg_moe.findings import Finding, NotDue, find
@@ -52,6 +53,24 @@ STEPS = (
 )
 BYTE_STEPS = STEPS[:5]  # those that compare bytes; the others compute again what follows from them
 _GRAVITY = (3, 4, 5, 2)
+_TEXTS = "|".join(report.FORMATS)
+_MAKES = {  # seal -> what its stage leaves, below `registrations/` and `reports/`; nothing else is anybody's to seal
+    "atlas": r"registrations/ID/atlas\.json",
+    "diagnosis": r"registrations/ID/diagnosis\.json",
+    "freeze": r"registrations/ID/(registration\.yaml|frozen\.json|templates/[^/]+)",
+    "amend": r"registrations/ID/(superseded/\d+/.+|atlas\.json|diagnosis\.json)",
+    "challenge": r"registrations/ID/(trust/challenge\.json|draws\.json)",
+    "trust": r"registrations/ID/trust/(signature-\d+\.json|timestamp-\d+\.tsr)",
+    "start": r"(?!)",
+    "look": r"reports/ID/(evidence|looks/\d+)\.json",
+    "finish": r"reports/ID/evidence\.json",
+    "import": r"reports/ID/(imported\.json|sources/.+)",
+    "verdict": r"reports/ID/verdict\.json",
+    "report": rf"reports/ID/(report\.({_TEXTS})|figures/[^/]+)",
+    "deviation": r"registrations/ID/deviations/\d+\.json",
+}
+_OF_IMPORTS = ("diagnosis", "freeze", "import", "verdict", "report", "trust")
+_MAKES_OF_IMPORTS = {kind: _MAKES[kind] for kind in _OF_IMPORTS}
 _RELEASED = "data"  # where, beside its registration, files released with published numbers are looked for
 
 
@@ -63,7 +82,7 @@ class Audit:
         registration: its id.
         head: the ledger's head as it was found.
         findings: one a step, in order.
-        tiers: what the record's own consistency is backed by, none where only some steps were taken.
+        tiers: what the record's own consistency is backed by, in order.
     """
 
     registration: str
@@ -86,14 +105,14 @@ def audit(
     *,
     expected_head: str | None = None,
     known: trust.Known | None = None,
-    steps: Collection[str] = STEPS,
+    steps: Collection[str] = (*STEPS, *trust.TIERS),
 ) -> Audit:
     """Return what the numbered steps find of a registration; nothing is written, nothing raises.
 
     Args:
         expected_head: the ledger's head the reader was given, at any time: the ledger may have grown since.
         known: the keys and authorities the reader knows.
-        steps: the steps to take, without all of them no tiers; :data:`BYTE_STEPS` alone are some forty times faster.
+        steps: the steps and the tiers to look at; :data:`BYTE_STEPS` alone are some forty times faster.
     """
     data = registry.ledger()
     seals, problems = ledger.examine(data)
@@ -115,10 +134,8 @@ def audit(
         for number, (name, look) in enumerate(zip(STEPS, looks, strict=True), 1)
         if name in steps
     )
-    tiers: tuple[trust.Tier, ...] = ()
-    if len(findings) == len(STEPS):
-        known = known or trust.Known()
-        tiers = trust.look(registry, id_, seals=seals, findings=findings, read=case.read, known=known)
+    known = known or trust.Known()
+    tiers = trust.look(registry, id_, seals=seals, findings=findings, read=case.read, known=known, names=steps)
     return Audit(id_, ledger.head(seals), findings, tiers)
 
 
@@ -131,6 +148,7 @@ class _Case:
     seals: tuple[Seal, ...]
     broken: tuple[Problem, ...]
     expected_head: str | None
+    makes: ClassVar[Mapping[str, str]] = _MAKES
     _frozen: Frozen | None = None
     _evidence: Evidence | None = None
 
@@ -159,8 +177,21 @@ class _Case:
         evidence = self._manifest(files)
         problems = [error for name, digest in {**files, **evidence}.items() for error in self._compare(name, digest)]
         problems += [
+            Tampered(Problem(name, f"is sealed by the {seal.kind} of {self.id}, which makes no such file", "remove it"))
+            for seal in self.seals
+            if seal.registration == self.id
+            for name in seal.files
+            if not re.fullmatch(self.makes.get(seal.kind, "").replace("ID", self.id), name)
+        ]
+        problems += [
             Deviated(Problem(name, "is sealed by nobody", "remove it, or let the command that makes it seal it"))
             for name in self._unsealed({**files, **evidence}, manifest=bool(evidence) and not self._running())
+        ]
+        registered = {seal.registration for seal in self.seals}
+        problems += [
+            Deviated(Problem(self.registry.name(path), "is of no registration in the ledger", "remove it"))
+            for path in sorted(self.registry.reports(self.id).parent.glob("*/"))
+            if path.name not in registered and not path.name.startswith(".")
         ]
         for kind in (Tampered, NotCheckable, Deviated):
             if any(isinstance(error, kind) for error in problems):
@@ -172,7 +203,7 @@ class _Case:
         self._compare_document(frozen, load)
         yield frozen.digest
         yield from self._as_frozen(frozen)
-        yield from self._neighbours(frozen)
+        yield from self._neighbours()
 
     def pinned(self) -> Iterator[str]:
         frozen = self.read()
@@ -240,13 +271,17 @@ class _Case:
         document = canonical.read(self.registry.reports(self.id) / "verdict.json")
         files = self._files()
         formats = [f for f in report.FORMATS if self._name(f) in files]
+        theirs = []
         for format_ in formats:
             name = report.template_name(format_)
             template = read_bytes(self.registry.registration(self.id) / "templates" / name)
             if canonical.digest(template) != frozen.document["pins"]["templates"].get(name):
                 raise Tampered(Problem(f"templates/{name}", "is not the template that was frozen", "restore it"))
             self._follows(self._name(format_), rendering.render(document, template.decode(), format_).encode())
+            theirs += [] if template.decode() in templating.own(name) else [format_]
         yield f"{', '.join(formats)}, byte for byte"
+        if theirs:
+            yield f"{', '.join(theirs)} by a template this prereg-moe did not write: its words are its authors'"
         yield from self._figures(document, [name for name in files if name.startswith(f"reports/{self.id}/figures/")])
 
     def _figures(self, document: Any, names: list[str]) -> Iterator[str]:
@@ -254,7 +289,11 @@ class _Case:
         drawn = {name: self._plotter(name) for name in names if name.rpartition(".")[2] in report.PLOTTED}
         others = sorted({str(version) for version in drawn.values() if version != report.plotter()})
         same = [name for name in names if drawn.get(name, report.plotter()) == report.plotter()]
-        made = rendering.draw(document, {name.rpartition(".")[2] for name in same})
+        made = rendering.draw(document, {"svg", *(name.rpartition(".")[2] for name in same)}) if names else {}
+        known = {name.rpartition(".")[0] for name in made}
+        for name in names:
+            if name.removeprefix(f"reports/{self.id}/").rpartition(".")[0] not in known:
+                raise Tampered(Problem(name, "is no figure of this verdict", "remove it"))
         for name in same:
             inside = name.removeprefix(f"reports/{self.id}/")
             self._follows(name, made.get(inside, b""))
@@ -315,6 +354,9 @@ class _Case:
         found = canonical.digest_file(diagnosis) if diagnosis.exists() else None
         if found != pins["diagnosis"]:
             raise Tampered(Problem("diagnosis.json", "is not the diagnosis that was frozen", "restore it"))
+        registered = canonical.digest(frozen.document["registration"])
+        if found is not None and canonical.read(diagnosis).get("registration") != registered:
+            raise Tampered(Problem("diagnosis.json", "is of another registration", "restore it"))
 
     def _as_frozen(self, frozen: Frozen) -> Iterator[str]:
         """Compare what the freeze's seal says, and what the frozen registration supersedes, with the ledger."""
@@ -331,24 +373,21 @@ class _Case:
                 raise Tampered(Problem(name, "is not the frozen registration that was superseded", "restore it"))
             yield f"supersedes {amended.body['superseded']} ({amended.body['reason']})"
 
-    def _neighbours(self, frozen: Frozen) -> Iterator[str]:
-        """Hold what other freezes say they are about against the frozen registrations they bind."""
+    def _neighbours(self) -> Iterator[str]:
+        """Hold what other freezes say they are about, nothing too, against the frozen registrations they bind."""
         others = {seal.registration: seal for seal in self.seals if seal.kind == "freeze"}
         others.pop(self.id, None)
-        told = (
-            [id_ for id_, seal in others.items() if seal.body.get("claim_space")] if frozen.registration.claims else []
-        )
         absent = []
-        for id_ in sorted(told):
+        for id_, seal in sorted(others.items()):
             path = self.registry.registration(id_) / "frozen.json"
             name = self.registry.name(path)
             if not path.is_file():
                 absent.append(id_)
                 continue
             data = read_bytes(path)
-            if canonical.digest(data) != others[id_].files.get(name):
+            if canonical.digest(data) != seal.files.get(name):
                 raise Tampered(Problem(name, "is not the file that was sealed", "restore it"))
-            if record.claim_space(Frozen.from_bytes(data, name)) != others[id_].body["claim_space"]:
+            if seal.body.get("claim_space", about := _about(data, name)) != about:
                 raise Tampered(Problem("LEDGER.jsonl", f"the freeze of {id_} says another claim space"))
         if absent:
             yield f"not here, so what they are about is their seals' word: {', '.join(absent)}"
@@ -377,11 +416,13 @@ class _Case:
             path = self.registry.path(name)
         except Invalid as error:
             return [Tampered(error.problems)]
-        if (self.registry.root / name).is_symlink():
-            return [Tampered(Problem(name, "is a link and not the file that was sealed", "put the file itself there"))]
+        if path != self.registry.root.resolve() / name:
+            found = "is a link, or lies behind one, and not the file that was sealed"
+            return [Tampered(Problem(name, found, "put the file itself there"))]
         if not path.is_file():
             return [NotCheckable(Problem(name, "is sealed and missing", "restore it"))]
-        if canonical.digest_file(path) != digest:
+        large = path.stat().st_size > canonical.MAX_BYTES  # so nobody sealed it: it need not be read
+        if large or canonical.digest_file(path) != digest:
             return [Tampered(Problem(name, "is not the file that was sealed", "restore it"))]
         return []
 
@@ -425,6 +466,16 @@ class _Case:
         return [source for source in named if source.startswith("./")]
 
 
+def _about(data: bytes, name: str) -> list[record.Space]:
+    """Return the claim space of a frozen registration, whose evidence may be made elsewhere: then it has none."""
+    try:
+        frozen = Frozen.from_bytes(data, name)
+    except Tampered:
+        FrozenImport.from_bytes(data, name)
+        return []
+    return record.claim_space(frozen)
+
+
 def _same_but_evidence(made: Any, found: Any) -> bool:
     """Whether two verdict documents agree in all but the digest of the evidence, which grew behind a look."""
     return {**made, "evidence": None} == {**found, "evidence": None}
@@ -434,11 +485,22 @@ def _same_but_evidence(made: Any, found: Any) -> bool:
 class _Elsewhere(_Case):
     """The steps over evidence made elsewhere: it is derived again from the copied source files."""
 
+    makes: ClassVar[Mapping[str, str]] = _MAKES_OF_IMPORTS
     _imported_frozen: FrozenImport | None = None
+
+    def ledger(self) -> Iterator[str]:
+        yield from super().ledger()
+        kinds = {seal.kind for seal in self.seals if seal.registration == self.id}
+        if strange := sorted(kinds - set(self.makes)):
+            found = f"{self.id} is of evidence made elsewhere and has the seal {strange[0]}"
+            raise Tampered(Problem("LEDGER.jsonl", found, "such a study has nothing it could seal"))
 
     def registration(self) -> Iterator[str]:
         frozen = self._read_import()
         self._compare_document(frozen, importing.load)
+        said = [seal.body.get("digest") for seal in self.seals if self._is(seal, "freeze")]
+        if said[-1] != frozen.digest:
+            raise Tampered(Problem("LEDGER.jsonl", f"the freeze of {self.id} says another digest"))
         yield frozen.digest
 
     def pinned(self) -> Iterator[str]:
@@ -461,10 +523,31 @@ class _Elsewhere(_Case):
         self._due("import", otherwise="nothing is imported yet")
         document = self._imported()
         files = importing.read_sources(self.registry, self.id)
-        made = importing.derive(self._read_import(), files, document["checks"])
+        found = {name: canonical.digest(data) for name, data in files.items()}
+        if changed := [name for name, _ in found.items() ^ document["sources"].items()]:
+            problems = [
+                Problem(f"sources/{name}", "is not what was imported", "restore it") for name in sorted(changed)
+            ]
+            raise Tampered(list(dict.fromkeys(problems)))
+        try:
+            made = importing.derive(self._read_import(), files, document["checks"])
+        except Invalid as error:  # it was valid when it was imported
+            raise Tampered(error.problems) from error
         if made != document:
             raise Tampered(Problem("imported.json", _first_difference(document, made), "restore it"))
+        seal = next(seal for seal in self.seals if self._is(seal, "import"))
+        checks = document["checks"] and document["checks"]["files"]
+        if (seal.body.get("kind"), seal.body.get("checks")) != (document["kind"], checks):
+            raise Tampered(Problem("LEDGER.jsonl", f"the import of {self.id} says another kind, or other checks"))
         yield f"{len(files)} source files, {canonical.digest(document)}"
+        if others := self._same_sources(document):
+            yield f"the same files were imported by {', '.join(others)} as well; they share no alpha"
+
+    def _same_sources(self, document: Any) -> list[str]:
+        """Return the other registrations that imported a file this one did."""
+        own = set(document["sources"].values())
+        imports = [seal for seal in self.seals if seal.kind == "import" and seal.registration != self.id]
+        return sorted({seal.registration for seal in imports if own & set(seal.files.values())})
 
     def verdict(self) -> Iterator[str]:
         self._due("verdict", otherwise="there is no verdict yet")

@@ -40,6 +40,7 @@ __all__ = [
     "pin_folder",
     "pin_model",
     "read_atlases",
+    "read_frozen",
     "read_items",
     "read_templates",
     "unmet_demands",
@@ -145,20 +146,27 @@ def load_frozen(registry: Registry, id_: str) -> Frozen:
     """Return the frozen registration as it was sealed.
 
     Raises:
-        Invalid: there is no such registration.
-        NotCheckable: it was never frozen, or its file is gone.
+        Invalid, NotCheckable, Tampered: as for :func:`read_frozen`.
+    """
+    data = read_frozen(registry, id_)
+    return answered(registry, Frozen.from_bytes(data, registry.name(registry.registration(id_) / "frozen.json")))
+
+
+def read_frozen(registry: Registry, id_: str) -> bytes:
+    """Return the bytes of a frozen registration, whatever its evidence, as they were sealed.
+
+    Raises:
+        Invalid: there is no such registration, or it was never frozen.
+        NotCheckable: its file is gone.
         Tampered: its bytes are not the ones sealed.
     """
     path = registry.registration(id_) / "frozen.json"
     if not path.parent.is_dir():
         raise Invalid(Problem(id_, "is not a registration here", f"look in {registry.root / 'registrations'}"))
-    sealed = ledger.sealed_files(ledger.parse(registry.ledger()), id_).get(registry.name(path))
-    if sealed is None:
+    files = ledger.sealed_files(ledger.parse(registry.ledger()), id_)
+    if registry.name(path) not in files:
         raise Invalid(Problem(id_, "is not frozen", f"run `prereg-moe freeze {id_}`"))
-    frozen = Frozen.from_bytes(read_bytes(path), registry.name(path))
-    if frozen.digest != sealed:
-        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", "restore it"))
-    return answered(registry, frozen)
+    return registry.read_sealed(files, path, "")
 
 
 def answered(registry: Registry, frozen: Frozen) -> Frozen:

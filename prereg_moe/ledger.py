@@ -54,6 +54,7 @@ __all__ = [
 
 SCHEMA = "prereg-moe/seal/1"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")  # what is looked up by it stays in the registry
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 _OPEN: frozenset[str | None] = frozenset({None, "atlas", "diagnosis", "amend"})  # nothing is frozen, all may change
@@ -262,6 +263,7 @@ def _seal(document: Any, number: int) -> Seal:
         and isinstance(document["kind"], str)
         and document["kind"] in FOLLOWS
         and isinstance(document["registration"], str)
+        and _ID.match(document["registration"]) is not None
         and isinstance(document["time"], str)
         and _TIME.match(document["time"]) is not None
         and (document["previous"] is None or _is_digest(document["previous"]))

@@ -33,7 +33,8 @@ def render(document: Mapping[str, Any], template: str, format_: str) -> str:
     name = report.template_name(format_)
     if template in templating.own(name):
         return _render(document, template, format_)
-    request = json.dumps({"document": document, "template": template, "format": format_})
+    bounds = {"seconds": SECONDS, "bytes": BYTES}
+    request = json.dumps({"document": document, "template": template, "format": format_, "bounds": bounds})
     done = subprocess.run(  # noqa: S603 - this interpreter, this module
         [sys.executable, "-m", __name__], input=request.encode(), capture_output=True, check=False
     )
@@ -69,10 +70,12 @@ def _render(document: Mapping[str, Any], template: str, format_: str) -> str:
 
 
 def _answer() -> None:
-    """Render what is asked for on standard input, within the limits."""
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
+    """Render what is asked for on standard input, within the bounds that come with it."""
     asked = json.load(sys.stdin)
+    seconds, size = asked["bounds"]["seconds"], asked["bounds"]["bytes"]
+    seconds += int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)  # to start and to read
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
     try:
         answer: dict[str, Any] = {"text": _render(asked["document"], asked["template"], asked["format"])}
     except PreregError as error:

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 from world import ID, World
 
-from prereg_moe import canonical
+from prereg_moe import canonical, rendering
 from prereg_moe.attack.copies import Copy
-from prereg_moe.report import apart
 
 Cli = Callable[..., Any]
 TYPED = (1, 2, 3, 4, 5)
@@ -202,8 +201,8 @@ TEMPLATES = {
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_that(name: str, small: World, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forger freezes it, pins it and seals it: whoever audits that renders it, apart and within bounds."""
-    monkeypatch.setattr(apart, "SECONDS", 2)
-    monkeypatch.setattr(apart, "BYTES", 1 << 30)
+    monkeypatch.setattr(rendering, "SECONDS", 2)
+    monkeypatch.setattr(rendering, "BYTES", 1 << 30)
     copy = Copy(small.registry, ID)
     path = small.folder / "templates/report.md.j2"
     path.write_text(TEMPLATES[name])

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prereg_moe import ledger
-from prereg_moe.attack import cheats, course, vouched  # noqa: F401 - they fill CHEATS, in this order
+from prereg_moe.attack import cheats, course, elsewhere, vouched  # noqa: F401 - they fill CHEATS, in this order
 from prereg_moe.attack.copies import Copy, NotHere
 from prereg_moe.attack.kinds import CHEATS, ROWS, TIERS, Cheat, NotTried
-from prereg_moe.auditing import BYTE_STEPS, Audit, Finding, audit
+from prereg_moe.auditing import BYTE_STEPS, STEPS, Audit, Finding, audit
 from prereg_moe.errors import Problem, Tampered
 from prereg_moe.registry import Registry
 from prereg_moe.trust import Known
@@ -29,6 +29,8 @@ UNSEEN = (
     "The time: a ledger tells it by its author's clock. Only a time stamp or a public history says not later than.",
     "An author and a witness (a time-stamp authority, a reviewer, a host) who lie together.",
     "An installation of prereg-moe that was changed: audit with your own.",
+    "That two studies are about the same thing, where weights or texts were saved again as other bytes.",
+    "What is said in words, in a registration or by a report's own template: it is its authors', and only frozen.",
 )
 
 
@@ -82,22 +84,36 @@ def play(registry: Registry, id_: str, *, progress: Progress = lambda _done, _to
         if honest.exit_code:
             found = "does not hold as it is, so an attack would teach nothing"
             raise Tampered(Problem(id_, found, f"see `prereg-moe audit {id_}`"))
-        outcomes = []
+        outcomes: list[Outcome] = []
+        stages: dict[Callable[[Copy], None], Copy | NotHere] = {}
         for number, cheat in enumerate(CHEATS):
             progress(number, len(CHEATS), cheat.name)
-            outcomes.append(_play(cheat, pristine))
+            if cheat.needs not in pristine.reached:
+                outcomes.append(Outcome(cheat, "not here", said=f"it has no {cheat.needs}"))
+                continue
+            if cheat.first not in stages:
+                stages[cheat.first] = _prepared(pristine, cheat, Path(folder, str(number)))
+            outcomes.append(_play(cheat, stages[cheat.first]))
         progress(len(CHEATS), len(CHEATS), "")
     return outcomes
 
 
-def _play(cheat: Cheat, pristine: Copy) -> Outcome:
-    reached = {seal.kind for seal in ledger.parse(pristine.registry.ledger()) if seal.registration == pristine.id}
-    if cheat.needs not in reached:
-        return Outcome(cheat, "not here", said=f"the study has no {cheat.needs} yet")
+def _prepared(pristine: Copy, cheat: Cheat, root: Path) -> Copy | NotHere:
+    """Return a copy on which what honestly comes before a cheat was done, or why it cannot be."""
+    copy = pristine.again(root)
+    try:
+        cheat.first(copy)
+    except NotHere as reason:
+        return reason
+    return copy
+
+
+def _play(cheat: Cheat, before: Copy | NotHere) -> Outcome:
+    if isinstance(before, NotHere):
+        return Outcome(cheat, "not here", said=str(before))
     with tempfile.TemporaryDirectory(prefix="prereg-moe-") as folder:
-        copy = pristine.again(Path(folder, "copy"))
+        copy = before.again(Path(folder, "copy"))
         try:
-            cheat.first(copy)
             published = copy.head
             named = cheat.play(copy)
             known = cheat.known()
@@ -108,15 +124,25 @@ def _play(cheat: Cheat, pristine: Copy) -> Outcome:
         except ModuleNotFoundError as error:
             todo = "install it: pip install 'prereg-moe[trust]'"
             return Outcome(cheat, "not tried", said=f"the package {error.name} is not installed; {todo}")
-        given = published if cheat.tier in _FOLDER else copy.head
-        return _judge(cheat, named, _audit(copy, given, known))
+        return _judge(cheat, named, _audit(copy, cheat, named, published, known))
 
 
-def _audit(copy: Copy, head: str | None, known: Known) -> Audit:
-    """Return the audit of a copy; what follows from the bytes is not computed where they cannot be worse."""
-    quick = audit(copy.registry, copy.id, expected_head=head, steps=BYTE_STEPS)
-    worst = any(finding.exit_code == Tampered.exit_code and finding.name != "head" for finding in quick.findings)
-    return quick if worst else audit(copy.registry, copy.id, expected_head=head, known=known)
+def _audit(copy: Copy, cheat: Cheat, named: str, published: str, known: Known) -> Audit:
+    """Return the audit of a copy, as far as it has to go.
+
+    Where it is found, nothing more is computed; and what is seen with more than the bytes is seen without
+    computing (that the bytes alone do not show it, the tests make sure of).
+    """
+    given = published if cheat.tier in _FOLDER else copy.head
+    tiers = [_NAMES.get(tier, tier) for tier in _BEYOND] if cheat.tier in _BEYOND else []
+    found = audit(copy.registry, copy.id, expected_head=given, known=known, steps=(*BYTE_STEPS, *tiers))
+    for step in STEPS[len(BYTE_STEPS) :] if cheat.tier in ("bytes", "nothing") else ():
+        failed = [one for one in found.findings if one.exit_code == Tampered.exit_code and one.name != "head"]
+        if any(_naming(one, named) for one in failed):
+            break
+        more = audit(copy.registry, copy.id, expected_head=given, steps=(step,))
+        found = replace(found, findings=(*found.findings, *more.findings))
+    return found
 
 
 def _judge(cheat: Cheat, named: str, result: Audit) -> Outcome:
@@ -130,9 +156,13 @@ def _judge(cheat: Cheat, named: str, result: Audit) -> Outcome:
     ]
     for tier, found in (("bytes", by_bytes), ("head", failed), *beyond):
         for finding in found:
-            failing = finding.outcome == "fails"
-            if said := next((detail for detail in finding.details if failing and named in detail), None):
+            if finding.outcome == "fails" and (said := _naming(finding, named)):
                 code = Audit(result.registration, result.head, tuple(found)).exit_code
                 return Outcome(cheat, "caught", tier, finding, code, said)
     said = f"nothing names {named}" if failed else "every step holds"
     return Outcome(cheat, "missed", exit_code=result.exit_code, said=said)
+
+
+def _naming(finding: Finding, named: str) -> str | None:
+    """Return what a finding says of a name, None where it says nothing of it."""
+    return next((detail for detail in finding.details if named in detail), None)

@@ -4,25 +4,38 @@ named. A cheat's docstring says what it does.
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from prereg_moe import canonical, ledger
+from prereg_moe import canonical, ledger, rules
 from prereg_moe.attack.copies import Copy, NotHere
 from prereg_moe.attack.kinds import LEDGER, cheat
-from prereg_moe.evidence import file_name
+from prereg_moe.registry import read_bytes
 
 
 def kinder(registered: dict[str, Any]) -> None:
-    """Double alpha in a registration."""
-    registered["inference"]["alpha"] = 0.1 if registered["inference"]["alpha"] < 0.1 else 0.2
+    """Double alpha in a registration; published numbers have none, so their first rule lets more pass."""
+    if inference := registered.get("inference"):
+        inference["alpha"] = min(2 * inference["alpha"], 0.49)
+        return
+    rule = registered["rules"][sorted(registered["rules"])[0]]
+    rule["confirm"] = f"({rules.NAMED.get(rule['confirm'], rule['confirm'])}) or on.est > 0"
 
 
 def confirm(document: Any) -> None:
-    """Turn one verdict over, to confirmed where it was anything else."""
+    """Turn one verdict over, to confirmed where it was anything else; or the reading of a published number."""
+    if "readings" in document:
+        document["readings"][0]["reading"] = "FALSE" if document["readings"][0]["reading"] == "TRUE" else "TRUE"
+        return
     entry = next((entry for entry in document["verdicts"] if entry["verdict"] != "CONFIRMED"), document["verdicts"][0])
     entry["verdict"] = "REFUTED" if entry["verdict"] == "CONFIRMED" else "CONFIRMED"
+
+
+def _claims(document: Any) -> str:
+    """Return the part of a verdict document that holds its claims."""
+    return "readings" if "readings" in document else "verdicts"
 
 
 def _first(document: Any) -> Any:
@@ -36,8 +49,7 @@ def _first(document: Any) -> Any:
 @cheat("the bar is moved in the registration", row=1, needs="freeze")
 def _(copy: Copy) -> str:
     """Doubles alpha in registration.yaml and leaves the rest."""
-    registered = dict(copy.frozen.document["registration"])
-    registered["inference"] = dict(registered["inference"])
+    registered = canonical.loads(canonical.dumps(copy.frozen.document["registration"]))
     kinder(registered)
     return copy.write(copy.folder / "registration.yaml", lambda _: canonical.dumps(registered))
 
@@ -102,7 +114,7 @@ def year_before(time: str) -> str:
 def _(copy: Copy) -> str:
     """Puts the run's seals before the freeze, as they happened, and rebuilds the chain."""
     seals = [seal for seal in ledger.parse(copy.registry.ledger()) if seal.registration == copy.id]
-    first = [seal for seal in seals if seal.kind in ("start", "finish")]
+    first = [seal for seal in seals if seal.kind in ("start", "finish", "import")]
     copy.chain(first + [seal for seal in seals if seal not in first])
     return LEDGER
 
@@ -138,10 +150,10 @@ def _(copy: Copy) -> str:
 @cheat("an unwelcome verdict is forgotten", row=6, tier="head", needs="verdict")
 def _(copy: Copy) -> str:
     """Drops the verdict and the report with their seals: the study was never judged."""
-    stop = {"verdict", "report"}
-    copy.reseal(lambda seal: None if seal.kind in stop and seal.registration == copy.id else seal)
-    for path in [copy.reports / "verdict.json", *copy.reports.glob("report.*")]:
-        path.unlink(missing_ok=True)
+    dropped = [seal for seal in copy.seals if seal.kind in ("verdict", "report") and seal.registration == copy.id]
+    copy.reseal(lambda seal: None if seal in dropped else seal)
+    for name in {name for seal in dropped for name in seal.files}:
+        (copy.registry.root / name).unlink()
     return LEDGER
 
 
@@ -198,7 +210,7 @@ def _(copy: Copy) -> str:
 @cheat("a family is dropped from the report", row=7)
 def _(copy: Copy) -> str:
     """Removes one claim from verdict.json and seals it again."""
-    name = copy.edit(copy.reports / "verdict.json", lambda document: document["verdicts"].pop(0))
+    name = copy.edit(copy.reports / "verdict.json", lambda document: document[_claims(document)].pop(0))
     copy.reseal()
     return name
 
@@ -206,7 +218,7 @@ def _(copy: Copy) -> str:
 @cheat("a family is dropped from the frozen file", row=7, needs="freeze")
 def _(copy: Copy) -> str:
     """Removes one family that was derived from the atlas, and seals the rest again."""
-    if not copy.frozen.document["families"]:
+    if not copy.frozen.document.get("families"):
         raise NotHere("it has no families")
     name = copy.edit(copy.folder / "frozen.json", lambda document: document["families"].pop(0))
     copy.reseal()
@@ -216,15 +228,14 @@ def _(copy: Copy) -> str:
 @cheat("only the family that came out is claimed", row=7, tier="head", needs="finish")
 def _(copy: Copy) -> str:
     """Registers in hindsight one family instead of all, which need not share its alpha with the others."""
-    first = copy.frozen.families_of(copy.frozen.registration.claims[0])[0]
-    copy.rewrite(lambda registered: registered["claims"][0].update(families=[first]))
+    copy.rewrite(copy.claim_first)
     return LEDGER
 
 
 @cheat("a family is chosen by hand", needs="freeze")
 def _(copy: Copy) -> str:
     """Puts another expert into a family than the registered rule takes, and seals it again."""
-    if not copy.frozen.document["families"]:
+    if not copy.frozen.document.get("families"):
         raise NotHere("it has no families")
 
     def choose(document: Any) -> None:
@@ -242,7 +253,7 @@ def _(copy: Copy) -> str:
 @cheat("kinder random sets", needs="freeze")
 def _(copy: Copy) -> str:
     """Removes the random set that harms most from the null control, and seals it again."""
-    if not copy.frozen.document["draws"]:
+    if not copy.frozen.document.get("draws"):
         raise NotHere("it compares with no random sets")
     name = copy.edit(copy.folder / "frozen.json", lambda document: document["draws"][0]["cells"].pop())
     copy.reseal()
@@ -294,7 +305,7 @@ def _swap(copy: Copy, kind: str) -> str:
     if path is not None:
         path.write_bytes(path.read_bytes() + b"\n# edited\n")
         return path.name
-    pins = copy.frozen.document["pins"][kind]
+    pins = copy.frozen.document["pins"].get(kind, {})
     source = next(iter(pins), None)
     if source is None:
         raise NotHere(f"it pins no {kind}")
@@ -307,6 +318,8 @@ def _swap(copy: Copy, kind: str) -> str:
 @cheat("only the items that came out well are judged", row=9, needs="freeze")
 def _(copy: Copy) -> str:
     """Removes an item from the frozen list, and seals it again."""
+    if "items" not in copy.frozen.document:
+        raise NotHere("it lists no items: its sources do")
 
     def drop(document: Any) -> None:
         measure = next(iter(document["items"].values()))
@@ -353,8 +366,8 @@ def _(copy: Copy) -> str:
 @cheat("an interim look nobody registered", row=11, needs="finish")
 def _(copy: Copy) -> str:
     """Judges before the run is finished, and seals it where it happened."""
-    seals = [seal for seal in ledger.parse(copy.registry.ledger()) if seal.registration == copy.id]
-    finish = next(number for number, seal in enumerate(seals) if seal.kind == "finish")
+    seals = [seal for seal in copy.seals if seal.registration == copy.id]
+    finish = next(number for number, seal in enumerate(seals) if seal.kind in ("finish", "import"))
     copy.chain([*seals[:finish], replace(seals[finish], kind="verdict", body={}, files={}), *seals[finish:]])
     return LEDGER
 
@@ -375,7 +388,7 @@ def _(copy: Copy) -> str:
     """Says the opposite of how the controls came out, and seals it again."""
 
     def hide(document: Any) -> None:
-        if not document["controls"]:
+        if not document.get("controls"):
             raise NotHere("it has no controls")
         document["controls"][0]["holds"] = not document["controls"][0]["holds"]
 
@@ -534,6 +547,56 @@ def _(copy: Copy) -> str:
     return path.name
 
 
+@cheat("a page of one's own, sealed with the reports")
+def _(copy: Copy) -> str:
+    """Writes a page beside the reports that says what they do not, and lets the last seal bind it."""
+    return _sealed_too(copy, copy.reports / "summary.md")
+
+
+@cheat("a picture of one's own, said to be drawn by another program")
+def _(copy: Copy) -> str:
+    """Adds a figure no verdict has, drawn by a program no reader has to compare it with."""
+    return _sealed_too(copy, copy.reports / "figures/everything.png", matplotlib="0.1")
+
+
+def _sealed_too(copy: Copy, path: Path, **body: Any) -> str:
+    """Write a file and let the last report's seal bind it."""
+    digest = canonical.write(path, b"Everything was confirmed.\n")
+    seals = copy.seals
+    at = max(n for n, seal in enumerate(seals) if (seal.registration, seal.kind) == (copy.id, "report"))
+    files = {**seals[at].files, copy.registry.name(path): digest}
+    seals[at] = replace(seals[at], files=files, body={**seals[at].body, **body})
+    copy.chain(seals)
+    return copy.registry.name(path)
+
+
+@cheat("the report of a study nobody registered", needs="freeze")
+def _(copy: Copy) -> str:
+    """Puts a report beside the others that no registration and no seal stand behind."""
+    path = copy.registry.reports(f"{copy.id}-again") / "report.md"
+    canonical.write(path, b"Everything was confirmed.\n")
+    return copy.registry.name(path.parent)
+
+
+@cheat("a folder that is a link", needs="finish")
+def _(copy: Copy) -> str:
+    """Puts a link in place of the folder of reports, to be turned to another folder later."""
+    moved = copy.reports.rename(copy.registry.root / "elsewhere")
+    copy.reports.symlink_to(moved)
+    return f"reports/{copy.id}/"
+
+
+@cheat("the diagnosis of another registration", needs="diagnosis")
+def _(copy: Copy) -> str:
+    """Puts the error rates of another design in place of this one's, pins and seals them."""
+    path = copy.folder / "diagnosis.json"
+    name = copy.edit(path, lambda document: document.update(registration="sha256:" + "1" * 64))
+    pin = canonical.digest_file(path)
+    copy.edit(copy.folder / "frozen.json", lambda document: document["pins"].update(diagnosis=pin))
+    copy.reseal()
+    return name
+
+
 # ------------------------------------------------------------------ two readings of the same bytes
 
 
@@ -546,15 +609,17 @@ def _respelt(copy: Copy, old: bytes, new: bytes) -> str:
 
 @cheat("a key that stands twice", needs="freeze")
 def _(copy: Copy) -> str:
-    """Writes alpha twice into frozen.json, so that two readers read two studies."""
-    return _respelt(copy, b'"alpha":', b'"alpha":0.5,"alpha":')
+    """Writes the question twice into frozen.json, so that two readers read two studies."""
+    return _respelt(copy, b'"question":', b'"question":"Another?","question":')
 
 
 @cheat("a number in another spelling", needs="freeze")
 def _(copy: Copy) -> str:
-    """Writes alpha as 5e-2: the same number, other bytes."""
-    alpha = json.dumps(copy.frozen.registration.inference.alpha).encode()
-    return _respelt(copy, b'"alpha":' + alpha, b'"alpha":' + alpha + b"e0")
+    """Writes a number of frozen.json with an exponent: the same number, other bytes."""
+    number = re.search(rb":[0-9.]+(?=[,}])", read_bytes(copy.folder / "frozen.json"))
+    if number is None:
+        raise NotHere("it holds no number")
+    return _respelt(copy, number[0], number[0] + b"e0")
 
 
 @cheat("a minus zero", needs="finish")
@@ -608,18 +673,8 @@ def _(copy: Copy) -> str:
 
 @cheat("numbers made up before anything was sealed", tier="nothing")
 def _(copy: Copy) -> str:
-    """Invents the effect in every condition, judges, reports and seals that: the head given is the invention's own."""
-    for condition in copy.frozen.plan.values():
-        if not condition.is_baseline:
-            copy.edit(copy.registry.evidence(copy.id) / file_name(condition.digest), _invent)
+    """Invents the effect, judges, reports and seals that: the head given is the invention's own."""
+    copy.invent()
     copy.rejudge()
     copy.reseal()
     return LEDGER
-
-
-def _invent(document: Any) -> None:
-    for column in document["axes"].values():
-        per_token = column["values"] != column["metric"]
-        pairs = [(m + 0.25 * t, t) for m, t in zip(column["metric"], column["tokens"], strict=True)]
-        column["metric"] = [metric for metric, _ in pairs]
-        column["values"] = [metric / tokens if per_token else metric for metric, tokens in pairs]

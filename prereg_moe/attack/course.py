@@ -5,23 +5,31 @@ Where the study never did what is cheated of, its copy first does it honestly (`
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 from prereg_moe import amending, canonical, ledger, record, stages
 from prereg_moe.attack.cheats import confirm, kinder
-from prereg_moe.attack.copies import Copy, NotHere
+from prereg_moe.attack.copies import Copy, ImportedCopy, NotHere
 from prereg_moe.attack.kinds import LEDGER, cheat
 from prereg_moe.errors import Invalid
 from prereg_moe.frozen import Frozen
 from prereg_moe.registration import expand
 
-__all__ = ["deviate", "variants_owned"]
+__all__ = ["amended", "deviate", "variants_owned"]
+
+
+def _run_here(copy: Copy) -> None:
+    if isinstance(copy, ImportedCopy):
+        raise NotHere("it was run elsewhere: it shares no alpha, and has nothing to amend or to deviate from")
+
 
 # ------------------------------------------------------------------ variants
 
 
 def _variants(copy: Copy) -> None:
     """Freeze two variants of the study, which are about the same thing."""
+    _run_here(copy)
     if not record.claim_space(copy.frozen):
         raise NotHere("it confirms nothing, so that nothing is gained by another try")
     made = []
@@ -76,6 +84,19 @@ def _(copy: Copy) -> str:
     return f"{copy.id}-b"
 
 
+@cheat("a variant is said to be about nothing", row=5, needs="verdict", first=variants_owned)
+def _(copy: Copy) -> str:
+    """Lets the seals of two variants claim nothing, so that they share no alpha, and rebuilds everything."""
+
+    def nothing(seal: ledger.Seal) -> ledger.Seal:
+        return replace(seal, body={**seal.body, "claim_space": []}) if _is_variant(copy, seal) else seal
+
+    copy.reseal(nothing)
+    copy.rejudge()
+    copy.reseal()
+    return f"{copy.id}-b"
+
+
 # ------------------------------------------------------------------ runs
 
 
@@ -107,6 +128,7 @@ def _(copy: Copy) -> str:
 @cheat("a run that never began", row=6, needs="finish")
 def _(copy: Copy) -> str:
     """Takes all start records out of the ledger, so that nobody can count them."""
+    copy.at("start")
     copy.reseal(lambda seal: None if (seal.registration, seal.kind) == (copy.id, "start") else seal)
     return LEDGER
 
@@ -179,17 +201,75 @@ def _(copy: Copy) -> str:
     return LEDGER
 
 
-@cheat("the registration that was superseded is deleted", row=11, needs="amend")
+def amended(copy: Copy) -> None:
+    """Let the study have been amended before it began, as everything behind it owns up to; nothing where it was."""
+    _run_here(copy)
+    if "amend" in copy.reached:
+        return
+    at, folder = copy.at("freeze"), copy.folder / "superseded" / "1"
+    freeze, number, reason = copy.seals[at], 1, "The title was too short."
+    old = {**copy.frozen.document, "registration": {**copy.frozen.document["registration"], "title": "Before"}}
+    superseded = canonical.write(folder / "frozen.json", old)
+    canonical.write(folder / "registration.yaml", old["registration"])
+    body = record.freeze_body(Frozen.from_bytes((folder / "frozen.json").read_bytes()))
+    standing = [copy.folder / name for name in ("atlas.json", "diagnosis.json") if (copy.folder / name).exists()]
+    kept = {copy.registry.name(path): canonical.digest_file(path) for path in (*folder.iterdir(), *standing)}
+    said = {"number": number, "reason": reason, "superseded": superseded}
+    copy.insert(at, replace(freeze, body=body), replace(freeze, kind="amend", files=kept, body=said))
+    supersedes = {"number": number, "registration": superseded, "reason": reason}
+    copy.refreeze({**copy.frozen.document, "supersedes": supersedes})
+
+
+def _forget_amendments(copy: Copy) -> None:
+    """Drop every amendment from the ledger, with the freezes it superseded and what was kept of them."""
+    seals = copy.seals
+    last = max(n for n, seal in enumerate(seals) if (seal.registration, seal.kind) == (copy.id, "amend"))
+    gone = [n for n in range(last + 1) if (seals[n].registration, seals[n].kind) == (copy.id, "freeze")]
+    gone += [n for n in range(last + 1) if (seals[n].registration, seals[n].kind) == (copy.id, "amend")]
+    shutil.rmtree(copy.folder / "superseded")
+    copy.chain(seal for n, seal in enumerate(seals) if n not in gone)
+
+
+@cheat("an amendment is hidden", row=11, needs="finish", first=amended)
+def _(copy: Copy) -> str:
+    """Takes an amendment and what it superseded out of the ledger and the folder, and rebuilds the chain."""
+    _forget_amendments(copy)
+    return "frozen.json"
+
+
+@cheat("an amendment is forgotten", row=11, tier="head", needs="finish", first=amended)
+def _(copy: Copy) -> str:
+    """The same, and the frozen registration says no more that it supersedes another: all behind it is made again."""
+    _forget_amendments(copy)
+    copy.refreeze({name: part for name, part in copy.frozen.document.items() if name != "supersedes"})
+    return LEDGER
+
+
+@cheat("the registration that was superseded is deleted", row=11, needs="finish", first=amended)
 def _(copy: Copy) -> str:
     """Deletes what an amendment superseded, and seals the rest again."""
-    name = f"superseded/{copy.seals[copy.at('amend')].body['number']}/frozen.json"
+    name = _superseded(copy)
     (copy.folder / name).unlink()
     copy.reseal()
     return name
 
 
+@cheat("the registration that was superseded is made kinder", row=11, needs="finish", first=amended)
+def _(copy: Copy) -> str:
+    """Edits what an amendment superseded, so that less seems to have been amended, and seals it again."""
+    name = _superseded(copy)
+    copy.edit(copy.folder / name, lambda document: kinder(document["registration"]))
+    copy.reseal()
+    return name
+
+
+def _superseded(copy: Copy) -> str:
+    return f"superseded/{copy.seals[copy.at('amend')].body['number']}/frozen.json"
+
+
 def deviate(copy: Copy) -> None:
     """Record a kinder plan as a deviation, and judge under both."""
+    _run_here(copy)
     registered = dict(expand(copy.frozen.registration))
     registered["inference"] = dict(registered["inference"])
     kinder(registered)

@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from prereg_moe.cli import show
-from prereg_moe.cli.common import find_study, json_option, refuse_imported, root_option
+from prereg_moe.cli.common import find_study, json_option, root_option
 from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.registry import Registry
 
@@ -107,21 +107,16 @@ def bundle(id_: str, file: Path, root: Path | None, as_json: bool) -> None:
 def attack(path: Path, root: Path | None, as_json: bool) -> None:
     """Play every known cheat on a copy of a study, and say which the audit catches, and where.
 
-    PATH is what `audit` takes. The study itself is only read; evidence made elsewhere is left out. Exit code 3 where a
-    cheat passes that should not.
+    PATH is what `audit` takes. The study itself is only read. Exit code 3 where a cheat passes that should not.
 
     \b
     Example:
       prereg-moe attack prereg-moe-demo
     """
     from prereg_moe.attack import UNSEEN, play
-    from prereg_moe.importing import is_imported
 
     with _audited(path, root) as (registry, ids), show.steps(as_json) as steps:
-        for id_ in ids if len(ids) == 1 else ():
-            refuse_imported(registry, id_)
-        run_here = [id_ for id_ in ids if not is_imported(registry.registration(id_))]
-        results = {id_: play(registry, id_, progress=steps(id_)) for id_ in run_here}
+        results = {id_: play(registry, id_, progress=steps(id_)) for id_ in ids}
     code = 0 if all(one.as_it_should for outcomes in results.values() for one in outcomes) else 3
     if as_json:
         studies = {id_: [show.outcome_json(one) for one in outcomes] for id_, outcomes in results.items()}

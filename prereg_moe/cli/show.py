@@ -313,8 +313,9 @@ def show_attack(registration: str, outcomes: Sequence[Any], unseen: Sequence[str
     results = [one.result for one in outcomes]
     counts = ", ".join(f"{results.count(result)} {result}" for result in dict.fromkeys(results))
     out.print(f"{counts}; `with` is what a reader must hold: the bytes alone, the head given with the study, or more.")
-    for said in sorted({one.said for one in outcomes if one.result == "not tried"}):
-        out.print(f"Not tried: {escape(said)}")
+    for result in ("not tried", "not here"):
+        for said, number in Counter(one.said for one in outcomes if one.result == result).items():
+            out.print(f"{result}: {escape(said)} ({number})")
     out.print("\nWhat nobody can see from here:")
     for line in unseen:
         out.print(f"- {line}")

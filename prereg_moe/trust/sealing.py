@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prereg_moe import canonical, ledger
 from prereg_moe.errors import Invalid, Problem
-from prereg_moe.freezing import load_frozen
+from prereg_moe.freezing import read_frozen
 from prereg_moe.registry import Registry
 from prereg_moe.trust.keys import signed
 from prereg_moe.trust.stamps import Stamp, read_stamp, request
@@ -32,10 +32,10 @@ def sign(registry: Registry, id_: str, key: Ed25519PrivateKey, *, time: str) -> 
         Invalid: it is not frozen.
         Tampered: it, or the ledger, is not what was sealed.
     """
-    frozen = load_frozen(registry, id_)
+    frozen = canonical.digest(read_frozen(registry, id_))
     head = ledger.head(ledger.parse(registry.ledger()))
     path = _next(registry, id_, "signature", ".json")
-    canonical.write(path, signed(key, SIGNATURE, frozen.digest, {"registration": id_, "head": head}))
+    canonical.write(path, signed(key, SIGNATURE, frozen, {"registration": id_, "head": head}))
     return path, registry.seal("trust", id_, [path], time=time)
 
 
@@ -46,7 +46,7 @@ def request_stamp(registry: Registry, id_: str) -> bytes:
         Invalid: the registration is not frozen.
         Tampered: it, or the ledger, is not what was sealed.
     """
-    load_frozen(registry, id_)
+    read_frozen(registry, id_)
     return request(ledger.parse(registry.ledger())[-1].line)
 
 
@@ -57,10 +57,10 @@ def keep_stamp(registry: Registry, id_: str, data: bytes, *, time: str) -> tuple
         Invalid: it refuses, or stamps something else than this ledger behind the freeze.
         Tampered: it is no time stamp.
     """
-    frozen = load_frozen(registry, id_)
+    frozen = canonical.digest(read_frozen(registry, id_))
     stamp = read_stamp(data, "the answer")
     seals = ledger.parse(registry.ledger())
-    freeze = next(index for index, seal in enumerate(seals) if seal.body.get("digest") == frozen.digest)
+    freeze = next(index for index, seal in enumerate(seals) if seal.body.get("digest") == frozen)
     if stamp.digest not in {seal.digest for seal in seals[freeze:]}:
         todo = f"send the request that `prereg-moe trust timestamp {id_} --request FILE` writes"
         raise Invalid(Problem("the answer", "stamps something else than this ledger behind the freeze", todo))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from prereg_moe import canonical, ledger
@@ -70,20 +70,23 @@ def look(
     findings: Sequence[Finding],
     read: Callable[[], Frozen],
     known: Known,
+    names: Collection[str],
 ) -> tuple[Tier, ...]:
-    """Return every tier of a registration, in order; nothing is written, nothing raises.
+    """Return the tiers of a registration that are asked for, in order; nothing is written, nothing raises.
 
     Args:
         seals: the ledger as far as it can be read.
         findings: what the steps of the audit found.
         read: returns the frozen registration.
         known: the keys and authorities the reader knows.
+        names: the tiers to look at.
     """
     case = _Case(registry, id_, seals, findings, read, known)
     looks = (case.consistency, case.order, case.signature, case.stamp, case.challenge)
     return tuple(
         Tier(find(number, name, _with_library(one)), *TIERS[name])
         for number, (name, one) in enumerate(zip(TIERS, looks, strict=True), 1)
+        if name in names
     )
 
 
