@@ -21,6 +21,9 @@ class Named:
     after: str
     tests: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.module}: {self.mistake}"
+
 
 _NULLS, _SELECTIVITY, _INTERVALS = "stats/test_nulls.py", "stats/test_selectivity.py", "stats/test_intervals.py"
 _MULTIPLICITY, _RESAMPLE, _PAIRED = "stats/test_multiplicity.py", "stats/test_resample.py", "stats/test_paired.py"

@@ -51,11 +51,6 @@ def own_tests(module: str) -> tuple[str, ...]:
     return (*own, f"prereg_moe/{module}") if examples else own
 
 
-def often(mutant: Named) -> list[pytest.MarkDecorator]:
-    """Return no mark for what is tried by every run of the suite."""
-    return [] if (mutant.module, mutant.mistake) in OFTEN else [pytest.mark.torture]
-
-
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_of_the_package(tmp_path_factory.mktemp("mutation"))
@@ -97,16 +92,20 @@ def test_a_trial_is_ended_by_the_processor_time_it_uses_not_by_the_clock(copy: P
     assert run(copy, ("endless.py",), 3).outcome == "endless"
 
 
-def test_what_is_tried_often_is_named() -> None:
-    assert {(one.module, one.mistake) for one in NAMED} >= OFTEN
+@pytest.mark.parametrize("mutant", [one for one in NAMED if (one.module, one.mistake) in OFTEN], ids=str)
+def test_a_mistake_easily_made_is_noticed(copy: Path, mutant: Named) -> None:
+    assert outcome(copy, mutant.module, named_source(mutant), mutant.tests) != "passed"
 
 
-@pytest.mark.parametrize(
-    "mutant", [pytest.param(one, id=f"{one.module}: {one.mistake}", marks=often(one)) for one in NAMED]
-)
+@pytest.mark.torture
+@pytest.mark.parametrize("mutant", NAMED, ids=str)
 def test_a_named_mistake_is_noticed(copy: Path, mutant: Named) -> None:
     _named[mutant] = outcome(copy, mutant.module, named_source(mutant), mutant.tests)
     assert _named[mutant] != "passed"
+
+
+def test_what_is_tried_often_is_named() -> None:
+    assert {(one.module, one.mistake) for one in NAMED} >= OFTEN
 
 
 def generic() -> list[Mutant]:
