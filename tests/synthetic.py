@@ -15,6 +15,7 @@ def enlarged(document: Any, *, axes: int, layers: int, experts: int, size: int, 
     names = [f"axis-{number}" for number in range(axes)]
     study["axes"] = {name: {"domain": "language", "title": name} for name in names}
     study["controls"]["null"]["draws"] = draws
+    study["controls"]["positive"]["at_least"] = axes
     document["families"] = [
         {
             "model": model,

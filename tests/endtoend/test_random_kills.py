@@ -28,12 +28,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny: Path, tmp
     kills, runs = WAYS[way]
     moments = random.Random(f"kills of {way}")
     for _ in range(kills // len(runs)):
+        _lose_half(tmp_path, moments)  # or the first kills would find everything, and the last nothing to compute
         processes = [_start(tmp_path, arguments) for arguments in runs]
         for process in processes:
-            time.sleep(moments.uniform(0, 9))
+            _wait(process, tmp_path, more=moments.randrange(3))
+            time.sleep(moments.uniform(0, 0.5))
             process.send_signal(signal.SIGKILL)
-        for process in processes:
-            process.wait(60)
+        assert {process.wait(60) for process in processes} == {-signal.SIGKILL}, "all of them were computing"
         whole = {name: data for name, data in _files(tmp_path).items() if not name.startswith(".")}
         assert whole.items() <= evidence_digests(tiny, "tiny").items(), "what is there is whole and right"
     time.sleep(3)  # workers whose parent is gone end by themselves
@@ -43,6 +44,23 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tiny: Path, tmp
     assert {name: data for name, data in _files(tmp_path).items() if not name.startswith(".")} == evidence_digests(
         tiny, "tiny"
     )
+
+
+def _wait(process: subprocess.Popen[bytes], root: Path, more: int) -> None:
+    """Wait until so many more conditions are there: a start takes longer than a pack, and would take most of the kills.
+
+    None more is any moment of the start, too.
+    """
+    enough = len(_files(root)) + more
+    while len(_files(root)) < enough and process.poll() is None:
+        time.sleep(0.01)
+
+
+def _lose_half(root: Path, moments: random.Random) -> None:
+    folder = root / "reports/tiny/evidence"
+    there = sorted(folder.glob("*.json"))
+    for path in moments.sample(there, len(there) // 2):
+        path.unlink()
 
 
 def _start(root: Path, arguments: list[str]) -> subprocess.Popen[bytes]:

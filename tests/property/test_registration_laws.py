@@ -25,6 +25,7 @@ def registrations(draw: st.DrawFn) -> dict[str, Any]:
     document = copy.deepcopy(registration())
     axes = draw(st.lists(axis_names, min_size=2, max_size=5, unique=True))
     document["axes"] = {axis: {"domain": draw(st.sampled_from(["language", "other"]))} for axis in axes}
+    document["controls"]["positive"]["at_least"] = draw(st.integers(1, len(axes)))
     document |= {key: draw(texts) for key in ("title", "question", "foreknowledge")}
     document["intervention"]["gates"] = draw(st.sampled_from(["renorm", "original"]))
     unit = draw(st.sampled_from(["global_id", "per_layer", "cells"]))
