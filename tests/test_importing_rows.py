@@ -303,6 +303,13 @@ def test_rows_that_are_not_the_registered_ones_are_refused(
         read_rows(parsed(), as_bytes(edit(rows()), "csv", tmp_path), "rows.csv")
 
 
+def controlled(**control: int) -> dict[str, Any]:
+    """Return the parts that make the cells of one model a control."""
+    block = {"id": "seen", "hypothesis": "h", "tier": "control", "where": {"model": ["deepseek"]}, "rule": "both"}
+    claims = [*document()["claims"][:1], block]
+    return {"claims": claims, "controls": {"positive": {"claims": "seen", **control}}}
+
+
 @pytest.mark.parametrize(
     ("part", "said"),
     [
@@ -311,6 +318,14 @@ def test_rows_that_are_not_the_registered_ones_are_refused(
         ({"inference": None}, "verdicts on items need"),
         ({"claims": [{**document()["claims"][0], "where": {"size": ["1"]}}]}, "is no column that names cells"),
         ({"claims": [{**document()["claims"][0], "about": ["a/b/c"]}]}, "names what is not registered"),
+        (
+            {"evidence": {**document()["evidence"], "cells": {"model": ["olmoe", "deepseek", "olmoe"]}}},
+            "cells.model: names 'olmoe' 2 times",
+        ),
+        (controlled(at_least=0), "at_least: is 0 of 20 claims, which decides nothing"),
+        (controlled(at_least=21), "at_least: is 21 of 20"),
+        (controlled(at_most=20), "at_most: is 20 of 20"),
+        (controlled(), "needs either at_least or at_most"),
         (
             {"rules": {**document()["rules"], "both": {"kind": "expression", "confirm": "on.est > 0"}}},
             "does not fit rows",
@@ -324,12 +339,7 @@ def test_a_registration_of_rows_is_refused_with_its_place(part: dict[str, Any], 
 
 
 def test_a_failed_positive_control_makes_every_other_claim_invalid(tmp_path: Path) -> None:
-    claims = [
-        *document()["claims"][:1],
-        {"id": "seen", "hypothesis": "h", "tier": "control", "where": {"model": ["deepseek"]}, "rule": "both"},
-    ]
-    edit = {"claims": claims, "controls": {"positive": {"claims": "seen", "at_least": 1}}}
-    registry = freeze(tmp_path / "registry", edit)
+    registry = freeze(tmp_path / "registry", controlled(at_least=1))
     importing.take_in(registry, ID, "rows", write_csv(tmp_path / "rows.csv", rows()), time=TIME)
     made, _ = importing.verdict(registry, ID, time=TIME)
     assert {entry["verdict"] for entry in by_claim(made, "olmoe").values()} == {"INVALID"}

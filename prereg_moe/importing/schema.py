@@ -22,7 +22,7 @@ from pydantic import Field
 
 from prereg_moe import rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
-from prereg_moe.registration import read_as
+from prereg_moe.registration import control_problems, read_as, repeats
 from prereg_moe.registration.document import read_yaml
 from prereg_moe.registration.schema import (
     ExpressionRule,
@@ -378,17 +378,11 @@ def _cross_check(document: Imported) -> Iterator[Problem]:
     yield from _evidence(document)
     for index, block in enumerate(document.claims):
         yield from _block(document, index, block)
-    blocks = {block.id: block for block in document.claims}
-    if len(blocks) < len(document.claims):
+    if len({block.id for block in document.claims}) < len(document.claims):
         yield Problem("claims", "use an id twice", "give each block its own id")
-    for name in ("positive", "negative"):
-        control = getattr(document.controls, name)
-        if control is None:
-            continue
-        if control.claims not in blocks or blocks[control.claims].tier != "control":
-            yield Problem(f"controls.{name}.claims", f"{control.claims!r} is not a block of tier control")
-        if (control.at_least is None) == (control.at_most is None):
-            yield Problem(f"controls.{name}", "needs either at_least or at_most")
+    about = {block.id: names(document, block) for block in document.claims if block.tier == "control"}
+    counts = {id_: None if found is None else len(found) for id_, found in about.items()}
+    yield from control_problems(document.controls, counts)
     if not isinstance(document.evidence, Summary) and document.inference is None:
         yield Problem("inference", "is missing", "verdicts on items need alpha, a correction and a seed")
 
@@ -405,6 +399,8 @@ def _evidence(document: Imported) -> Iterator[Problem]:
         if getattr(document, name) is not None:
             yield Problem(name, f"has no place beside {evidence.kind}", "it belongs to a summary")
     if isinstance(evidence, Rows):
+        for column, values in evidence.cells.items():
+            yield from repeats(f"evidence.cells.{column}", values)
         paired = evidence.baseline is not None and evidence.ablated is not None
         either = evidence.baseline is not None or evidence.ablated is not None
         if (evidence.delta is not None) == paired or (evidence.delta is not None and either):

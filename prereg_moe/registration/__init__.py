@@ -6,6 +6,7 @@
 from prereg_moe.registration.grid import Specification, blocks, registered, specifications, vary
 from prereg_moe.registration.loading import (
     block_alpha,
+    control_problems,
     differences,
     expand,
     family_names,
@@ -14,6 +15,7 @@ from prereg_moe.registration.loading import (
     off_axes,
     parse,
     read_as,
+    repeats,
     task_name,
 )
 from prereg_moe.registration.looks import boundaries, level, part_count, part_of, split
@@ -26,6 +28,7 @@ __all__ = [
     "block_alpha",
     "blocks",
     "boundaries",
+    "control_problems",
     "differences",
     "expand",
     "family_names",
@@ -38,6 +41,7 @@ __all__ = [
     "part_of",
     "read_as",
     "registered",
+    "repeats",
     "specifications",
     "split",
     "task_name",

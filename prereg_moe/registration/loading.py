@@ -11,7 +11,7 @@ import math
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,20 @@ from prereg_moe import canonical, rules
 from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.registration import grid, looks, schema
 from prereg_moe.registration.document import MAX_BYTES, place, read_yaml
-from prereg_moe.registration.schema import Claims, ExplicitFamily, ExpressionRule, Looks, Registration, TaskMeasure
+from prereg_moe.registration.schema import (
+    Claims,
+    ExplicitFamily,
+    ExpressionRule,
+    Looks,
+    ModelControl,
+    ModelControls,
+    Registration,
+    TaskMeasure,
+)
 
 __all__ = [
     "block_alpha",
+    "control_problems",
     "differences",
     "expand",
     "family_names",
@@ -34,6 +44,7 @@ __all__ = [
     "off_axes",
     "parse",
     "read_as",
+    "repeats",
     "task_name",
 ]
 
@@ -328,9 +339,14 @@ def _repeats(registration: Registration) -> Iterator[Problem]:
             if isinstance(names := getattr(claims, key), tuple)
         }
     for where, names in lists.items():
-        for name, count in Counter(names).items():
-            if count > 1:
-                yield Problem(where, f"names {name!r} {count} times", "name each once")
+        yield from repeats(where, names)
+
+
+def repeats(where: str, names: Iterable[str]) -> Iterator[Problem]:
+    """Yield the names that stand twice in the list at a place."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield Problem(where, f"names {name!r} {count} times", "name each once")
 
 
 def _families(registration: Registration) -> Iterator[Problem]:
@@ -454,7 +470,6 @@ def _draws_needed(registration: Registration, claims: Claims) -> int:
 
 
 def _controls(registration: Registration) -> Iterator[Problem]:
-    blocks = {claims.id: claims for claims in registration.claims}
     null = registration.controls.null
     by_mass = null is not None and (
         null.match == "mass" or any("mass" in (entry.null or ()) for entry in registration.multiverse or ())
@@ -462,27 +477,42 @@ def _controls(registration: Registration) -> Iterator[Problem]:
     if null is not None and by_mass != (null.tolerance is not None):
         expected = "say how close, as a fraction: 0.02" if by_mass else "remove it"
         yield Problem("controls.null.tolerance", f"is {null.tolerance} with match: {null.match}", expected)
-    for name in ("positive", "negative"):
-        control, where = getattr(registration.controls, name), f"controls.{name}"
-        if control is None:
-            continue
-        if control.claims not in blocks or blocks[control.claims].tier != "control":
-            yield Problem(f"{where}.claims", f"{control.claims!r} is not a block of tier control")
-        if (control.at_least is None) == (control.at_most is None):
-            yield Problem(where, "needs either at_least or at_most", "say how many of its claims")
-        elif control.claims in blocks:
-            named = blocks[control.claims].families
-            count = len(family_names(registration) if named == "all" else named)
-            if count and control.at_least is not None and not 0 < control.at_least <= count:
-                found = f"is {control.at_least} of {count} claims, which decides nothing"
-                yield Problem(f"{where}.at_least", found, f"register 1 to {count}")
-            if count and control.at_most is not None and control.at_most >= count:
-                found = f"is {control.at_most} of {count} claims, which decides nothing"
-                yield Problem(f"{where}.at_most", found, "register fewer than there are")
+    families = len(family_names(registration))
+    counts = {
+        claims.id: families if claims.families == "all" else len(claims.families)
+        for claims in registration.claims
+        if claims.tier == "control"
+    }
+    yield from control_problems(registration.controls, counts)
     gated = {control.claims for control in (registration.controls.positive, registration.controls.negative) if control}
     for index, claims in enumerate(registration.claims):
         if claims.tier == "control" and claims.id not in gated:
             yield Problem(f"claims[{index}].tier", f"no control uses the block {claims.id!r}", "name it under controls")
+
+
+def control_problems(controls: ModelControls, counts: Mapping[str, int | None]) -> Iterator[Problem]:
+    """Yield what is wrong with controls on models.
+
+    Args:
+        controls: as registered.
+        counts: block of tier control -> the number of its claims, None where only the evidence can tell.
+    """
+    for name in ("positive", "negative"):
+        control: ModelControl | None = getattr(controls, name)
+        if control is None:
+            continue
+        where = f"controls.{name}"
+        if control.claims not in counts:
+            yield Problem(f"{where}.claims", f"{control.claims!r} is not a block of tier control")
+        if (control.at_least is None) == (control.at_most is None):
+            yield Problem(where, "needs either at_least or at_most", "say how many of its claims")
+        elif count := counts.get(control.claims):
+            if control.at_least is not None and not 0 < control.at_least <= count:
+                found = f"is {control.at_least} of {count} claims, which decides nothing"
+                yield Problem(f"{where}.at_least", found, f"register 1 to {count}")
+            if control.at_most is not None and control.at_most >= count:
+                found = f"is {control.at_most} of {count} claims, which decides nothing"
+                yield Problem(f"{where}.at_most", found, "register fewer than there are")
 
 
 def _diagnosis(registration: Registration) -> Iterator[Problem]:
