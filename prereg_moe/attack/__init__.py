@@ -29,7 +29,7 @@ UNSEEN = (
     "The time: a ledger tells it by its author's clock. Only a time stamp or a public history says not later than.",
     "An author and a witness (a time-stamp authority, a reviewer, a host) who lie together.",
     "An installation of prereg-moe that was changed: audit with your own.",
-    "That two studies are about the same thing, where weights or texts were saved again as other bytes.",
+    "That two studies are about the same thing, where bytes of weights or texts differ or axes were left out.",
     "What is said in words, in a registration or by a report's own template: it is its authors', and only frozen.",
 )
 
