@@ -273,4 +273,8 @@ def test_less_is_computed_than_the_plain_way_and_never_less_than_must_be() -> No
     list(engine.answer(cases))
     plain = sum(len(context) + len(tail) - 1 for context, tail in requests) * len(moe.layers) * len(cases)
     assert engine.work.needed_layers <= engine.work.layers < plain / 3
+    baseline = sweep(moe, requests)
+    list(baseline.answer(cases[:1]))
+    more, must = (getattr(engine.work, name) - getattr(baseline.work, name) for name in ("layers", "needed_layers"))
+    assert 0 < must <= more, "in the last layer nothing but scored tokens is computed, or has to be"
     assert engine.work.needed_heads == engine.work.heads

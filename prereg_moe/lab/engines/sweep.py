@@ -47,7 +47,7 @@ class Work:
     """What was computed, in units of one token through one layer, or through the head.
 
     ``layers`` and ``heads`` are what was done, padding included; ``needed_layers`` and ``needed_heads`` what no
-    engine could leave out: distinct tokens whose states the condition changes.
+    engine could leave out: distinct tokens whose states the condition changes, where a scored token depends on them.
     """
 
     layers: int = 0
@@ -273,14 +273,15 @@ class Sweep:
         for layer in pack.layers:
             here = waiting & base.touched[layer].any(-1)
             waiting = waiting & ~here
-            self._count_needed(base, here, layer)
+            self._count_needed(base, here, layer, scored)
             if bool(here.any()):
                 yield layer, here.nonzero().numpy()
 
-    def _count_needed(self, base: _Baseline, here: Tensor, layer: int) -> None:
-        """Count what pairs that first differ at a layer cannot do without."""
+    def _count_needed(self, base: _Baseline, here: Tensor, layer: int, scored: Tensor) -> None:
+        """Count what pairs that first differ at a layer cannot do without: in the last one, scored tokens alone."""
         after = len(self._ports.layers) - 1 - layer
-        self.work.needed_layers += int(base.touched[layer][here].sum()) + after * int(base.reached[here].sum())
+        touched = base.touched[layer] if after else base.touched[layer] & scored
+        self.work.needed_layers += int(touched[here].sum()) + after * int(base.reached[here].sum())
 
     def _differ(self, pack: Pack, base: _Baseline, layer: int, pairs: Array, answers: _Answers) -> None:
         """Compute the pairs (case, row), which all first differ at a layer, from there on."""
