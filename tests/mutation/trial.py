@@ -50,8 +50,8 @@ class Trial:
 
 
 def copy_of_the_package(folder: Path) -> Path:
-    """Return a copy of the package and its tests; the reference values beside the repository are not taken along."""
-    for name in ("prereg_moe", "tests", "docs"):
+    """Return a copy of the package, its tests and the studies they read, not of the values that lie beside it all."""
+    for name in ("prereg_moe", "tests", "docs", "registrations", "reports"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".hypothesis", "lab"))
     for name in ("pyproject.toml", "conftest.py"):
         shutil.copy(ROOT / name, folder / name)
