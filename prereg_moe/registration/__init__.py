@@ -1,23 +1,13 @@
-"""The registration: what an author writes (`document`), what it may say (`schema`), what it must be (`loading`).
+"""The registration: what an author writes (`document`), what it may say (`schema`), how it is read (`loading`).
 
-`grid` holds the specifications of a registered multiverse.
+`coherence` is what only the whole of it can tell, `implied` what follows from it, `looks` its interim
+looks, `grid` the specifications of its multiverse, `demand` what it asks of its diagnosis.
 """
 
+from prereg_moe.registration.coherence import control_problems, repeats
 from prereg_moe.registration.grid import Specification, blocks, registered, specifications, vary
-from prereg_moe.registration.loading import (
-    block_alpha,
-    control_problems,
-    differences,
-    expand,
-    family_names,
-    load,
-    needs_null,
-    off_axes,
-    parse,
-    read_as,
-    repeats,
-    task_name,
-)
+from prereg_moe.registration.implied import block_alpha, family_names, needs_null, off_axes, task_name
+from prereg_moe.registration.loading import differences, expand, load, parse, read_as
 from prereg_moe.registration.looks import boundaries, level, part_count, part_of, split
 from prereg_moe.registration.schema import SCHEMA, Registration
 
