@@ -38,6 +38,11 @@ TIMINGS = {
     "after_data": "decided with knowledge of the evidence",
 }
 STATISTICAL = ("rules", "inference", "claims", "replication", "controls.positive", "controls.negative")
+_EDIT = "edit its registration.yaml"
+_BEFORE_A_RUN: dict[str | None, str] = {  # stage of a frozen study that no run has begun on -> how it is changed
+    "freeze": "use `prereg-moe amend {id}`",
+    "challenge": "run it as it is, or register a new study",
+}
 _STAYS = ("atlas.json", "diagnosis.json")  # of the models and the rule, not of the frozen document
 
 
@@ -65,7 +70,7 @@ def amend(registry: Registry, id_: str, source: Path, *, reason: str, time: str)
     stay where they are, to be used again where they still fit.
 
     Raises:
-        Invalid: the document is not valid, is another study's, or says what is frozen already.
+        Invalid: nothing is frozen yet; the document is not valid, is another study's, or says what is frozen already.
         Deviated: a run began or evidence is there.
         Tampered: what was frozen is not what was sealed.
     """
@@ -113,8 +118,8 @@ def deviate(
         plan: an amended registration that differs in :data:`STATISTICAL` parts only.
 
     Raises:
-        Invalid: an unknown type or timing, no words, or a plan that changes something else.
-        Deviated: no run began, so that it can still be amended.
+        Invalid: an unknown type or timing, no words, a plan that changes something else; or no run began, so that there
+            is nothing to deviate from.
         Tampered: the frozen registration is not the one sealed.
     """
     problems = [
@@ -127,8 +132,7 @@ def deviate(
     seals = ledger.parse(registry.ledger())
     stage = ledger.stage(seals, id_)
     if stage not in ledger.FOLLOWS["deviation"]:
-        todo = f"use `prereg-moe amend {id_}`" if stage == "freeze" else "edit its registration.yaml"
-        raise Deviated(Problem(id_, "has no run to deviate from", todo))
+        raise Invalid(Problem(id_, "has no run to deviate from", _BEFORE_A_RUN.get(stage, _EDIT).format(id=id_)))
     number = 1 + sum(seal.kind == "deviation" and seal.registration == id_ for seal in seals)
     body: dict[str, Any] = {
         "number": number,
@@ -173,10 +177,10 @@ def _judgeable(frozen: Frozen, plan: Registration) -> None:
 
 def _amendable(registry: Registry, id_: str, stage: str | None) -> None:
     if stage in ledger.FOLLOWS["freeze"]:
-        raise Deviated(Problem(id_, "is not frozen", "edit its registration.yaml; there is nothing to amend"))
+        raise Invalid(Problem(id_, "is not frozen, so there is nothing to amend", _EDIT))
     record_it = f"record what changed with `prereg-moe deviate {id_}`"
     if stage == "challenge":
-        raise Deviated(Problem(id_, "cannot be amended: its null draws are known", "register a new study"))
+        raise Deviated(Problem(id_, "cannot be amended: its null draws are known", _BEFORE_A_RUN[stage]))
     if stage not in ledger.FOLLOWS["amend"]:
         raise Deviated(Problem(id_, "cannot be amended: its run began", record_it))
     folder = registry.evidence(id_)

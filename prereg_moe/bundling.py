@@ -74,9 +74,6 @@ def pack(registry: Registry, id_: str, target: Path) -> Packed:
         NotCheckable: nothing of the registration is sealed, or a file cannot be read.
         Stopped: the target cannot be written.
     """
-    seals = ledger.parse(registry.ledger())
-    if ledger.stage(seals, id_) is None:
-        raise NotCheckable(Problem(id_, "has no seal in the ledger", "there is nothing to bundle yet"))
     _refuse_target(registry, target)
     packed = files(registry, id_)
     sizes = [path.stat().st_size for path in packed.values()]
@@ -88,9 +85,9 @@ def pack(registry: Registry, id_: str, target: Path) -> Packed:
             entry = zipfile.ZipInfo(name)  # 1980-01-01: nothing in a bundle tells the time
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, read_bytes(path), zipfile.ZIP_DEFLATED, 9)
-    data = held.getvalue()
+    data, head = held.getvalue(), ledger.head(ledger.parse(registry.ledger()))
     left_out = sorted({source for source in _sources(registry.registration(id_))[1] if source[:8] != "testbed:"})
-    return Packed(len(packed), len(data), canonical.write(target, data), tuple(left_out), ledger.head(seals))
+    return Packed(len(packed), len(data), canonical.write(target, data), tuple(left_out), head)
 
 
 def files(registry: Registry, id_: str) -> dict[str, Path]:
@@ -100,8 +97,11 @@ def files(registry: Registry, id_: str) -> dict[str, Path]:
 
     Raises:
         Invalid: the registration cannot be read.
-        NotCheckable: it is not there.
+        NotCheckable: nothing of it is sealed.
     """
+    seals = ledger.parse(registry.ledger())
+    if ledger.stage(seals, id_) is None:
+        raise NotCheckable(Problem(id_, "has no seal yet, so it holds nothing to check", f"`prereg-moe check {id_}`"))
     folder = registry.registration(id_)
     local, left_out = (
         [Path(os.path.normpath(find_source(source, folder, registry.root))) for source in named if source[:2] == "./"]
@@ -112,7 +112,7 @@ def files(registry: Registry, id_: str) -> dict[str, Path]:
         for path in _walk(start):
             if not any(path.is_relative_to(model) for model in left_out):
                 found[path.relative_to(registry.root).as_posix()] = path
-    for other in {seal.registration for seal in ledger.parse(registry.ledger()) if seal.kind == "freeze"} - {id_}:
+    for other in {seal.registration for seal in seals if seal.kind == "freeze"} - {id_}:
         path = registry.registration(other) / "frozen.json"
         if path.is_file():
             found[registry.name(path)] = path

@@ -73,10 +73,12 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
             every text whose template was frozen, and the figures as SVG.
 
     Raises:
-        Invalid: a format that does not exist, whose template was not frozen, or that needs an extra.
+        Invalid: it is not frozen; a format that does not exist, whose template was not frozen, or that needs an extra.
         NotCheckable: there is no verdict yet, or a deviation was recorded since.
         Tampered: the verdict or a template is not the one sealed.
     """
+    imported = importing.is_imported(registry.registration(id_))
+    frozen = importing.load_frozen(registry, id_) if imported else load_frozen(registry, id_)
     seals = ledger.parse(registry.ledger())
     files = ledger.sealed_files(seals, id_)
     path = registry.reports(id_) / "verdict.json"
@@ -85,8 +87,6 @@ def render(registry: Registry, id_: str, formats: Sequence[str] | None, *, time:
         raise NotCheckable(Problem(registry.name(path), found, f"run `prereg-moe verdict {id_}`"))
     data = registry.read_sealed(files, path, f"run `prereg-moe verdict {id_}`")
     document = canonical.loads(data, registry.name(path))
-    imported = importing.is_imported(registry.registration(id_))
-    frozen = importing.load_frozen(registry, id_) if imported else load_frozen(registry, id_)
     texts, suffixes = _formats(frozen.document["pins"]["templates"], formats)
     made = {
         f"report.{format_}": rendering.render(document, _template(registry, id_, files, format_), format_).encode()

@@ -56,9 +56,15 @@ def stages_of_small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]
     """The smallest study as it stood after each stage, in the end with one report."""
     kept = tmp_path_factory.mktemp("small")
     world = World(kept / "now")
-    world.author(small_study)
-    made = (world.record, world.freeze, world.run, world.judge, partial(_one, world))
-    steps: dict[str, Callable[[], object]] = dict(zip(STAGES[1:], made, strict=True))
+    made = (
+        partial(world.author, small_study),
+        world.record,
+        world.freeze,
+        world.run,
+        world.judge,
+        partial(_one, world),
+    )
+    steps: dict[str, Callable[[], object]] = dict(zip(STAGES, made, strict=True))
     for name, step in steps.items():
         step()
         shutil.copytree(world.root, kept / name)

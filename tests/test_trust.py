@@ -88,7 +88,7 @@ def test_keys_of_both_formats_open_with_their_passphrase(form: str, passphrase: 
     (tmp_path / "key").write_bytes(AUTHOR.private_bytes(serialization.Encoding.PEM, form_, locked))
     assert read_private(tmp_path / "key", lambda: str(passphrase)).private_bytes_raw() == AUTHOR.private_bytes_raw()
     if passphrase is not None:
-        with pytest.raises(Invalid, match="no private key that opens"):
+        with pytest.raises(Invalid, match="does not open; is the passphrase right"):
             read_private(tmp_path / "key", lambda: "wrong")
 
 
@@ -352,7 +352,7 @@ def test_a_stamp_of_something_else_is_not_kept(
     frozen: World, authorities: SimpleNamespace, world_at: Callable[[str], World]
 ) -> None:
     answer = authorities.one.answer(trust.stamps.request(b"another ledger's line"))
-    with pytest.raises(Invalid, match="stamps something else"):
+    with pytest.raises(Tampered, match="stamps something else"):
         trust.keep_stamp(frozen.registry, ID, answer, time=TIME)
     forge(frozen, "timestamp-1.tsr", answer)
     finding = tiers(frozen, authorities.one.root)["time stamp"]
@@ -367,10 +367,16 @@ def test_a_stamp_of_the_ledger_before_the_freeze_does_not_count(frozen: World, a
 
 def test_a_refusal_and_a_broken_answer_are_not_kept(frozen: World, authorities: SimpleNamespace) -> None:
     refused = authorities.one.answer(b"no request")
-    with pytest.raises((Invalid, Tampered)):
+    with pytest.raises(Invalid, match="refused"):
         trust.keep_stamp(frozen.registry, ID, refused, time=TIME)
-    for data in (b"", b"\0" * 100, refused[:5]):
-        with pytest.raises(Tampered, match="is no time stamp"):
+    for data, found in (
+        (b"", "is empty"),
+        (b"<html>\n<body>Too many requests</body>", r"is text \('<html> <body>Too many"),
+        (trust.request_stamp(frozen.registry, ID), "is a request"),
+        (b"\0" * 100, "is 100 bytes of something else"),
+        (refused[:5], "is 5 bytes of something else"),
+    ):
+        with pytest.raises(Invalid, match=f"{found}.*, not an authority's answer"):
             trust.keep_stamp(frozen.registry, ID, data, time=TIME)
     assert ledger.stage(ledger.parse(frozen.registry.ledger()), ID) == "freeze"
 
@@ -686,3 +692,10 @@ def test_mistakes_are_said(run_cli: Callable[..., Any], frozen: World, tmp_path:
     assert run_cli("trust", "keygen", tmp_path / "key").code == 2
     assert run_cli("audit", frozen.root, "--known", frozen.folder / "frozen.json").code == 2
     assert run_cli("freeze", ID, *root).code == 5
+    said = run_cli("trust", "sign", ID, "--key", tmp_path / "key.pub", *root)
+    todo = "give the private one, the file beside it without .pub"
+    assert (said.code, said.lines) == (2, [f"error: {tmp_path / 'key.pub'}: is a public key; {todo}"])
+    for verb, option in (("timestamp", "--response"), ("challenge", "--nonce")):
+        said = run_cli("trust", verb, ID, option, tmp_path / "key.pub", *root)
+        assert (said.code, len(said.lines)) == (2, 1), said.err
+        assert "ASN.1" not in said.err

@@ -20,7 +20,7 @@ def chain(case: Case) -> Iterator[str]:
         raise Tampered(case.broken)
     own = [seal for seal in case.seals if seal.registration == case.id]
     if not own:
-        raise NotCheckable(Problem(case.id, "has no seal in the ledger"))
+        raise NotCheckable(Problem(case.id, "has no seal in the ledger", "there is nothing to check yet"))
     yield f"{len(own)} of {len(case.seals)} seals: {', '.join(seal.kind for seal in own)}"
 
 
@@ -63,6 +63,8 @@ def sealed_files(case: Case) -> Iterator[str]:
     for kind in (Tampered, NotCheckable, Deviated):
         if any(isinstance(error, kind) for error in problems):
             raise kind([problem for error in problems for problem in error.problems])
+    if not files:
+        raise NotDue("no file is sealed yet")
     yield f"{len(files)} files" + (f" and {len(evidence)} of evidence" if evidence else "")
 
 

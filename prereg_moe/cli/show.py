@@ -235,7 +235,7 @@ def _percent(rate: Any) -> str:
 
 def show_audit(result: Any) -> None:
     """Print the numbered findings of an audit."""
-    out.print(f"[bold]{escape(result.registration)}[/], head {result.head}")
+    out.print(f"[bold]{escape(result.registration)}[/], head {result.head or 'none: nothing is sealed yet'}")
     for finding in result.findings:
         _show_finding(finding)
     if result.tiers:

@@ -109,7 +109,7 @@ def timestamp(id_: str, asked: Path | None, answer: Path | None, root: Path | No
         show.say({"request": str(asked)}, [line], as_json)
         return
     if answer is not None:
-        stamp, head = keep_stamp(registry, id_, read_small(answer), time=now())
+        stamp, head = keep_stamp(registry, id_, read_small(answer), where=str(answer), time=now())
         said = f"{stamp.time:%Y-%m-%dT%H:%M:%SZ} by the clock of {stamp.authority}, whose signature `audit` checks"
         show.say({"time": str(stamp.time), "head": head}, [escape(said), f"head {head}"], as_json)
 
@@ -133,7 +133,7 @@ def challenge(id_: str, answer: Path, root: Path | None, as_json: bool) -> None:
     from prereg_moe.trust import answer_challenge, read_small
 
     registry, id_ = find_study(root, id_)
-    frozen, head = answer_challenge(registry, id_, read_small(answer), time=now())
+    frozen, head = answer_challenge(registry, id_, read_small(answer), where=str(answer), time=now())
     conditions = len(frozen.plan)
     lines = [f"the null draws are drawn: {conditions} conditions can run", f"head {head}"]
     show.say({"registration": frozen.digest, "conditions": conditions, "head": head}, lines, as_json)

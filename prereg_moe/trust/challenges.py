@@ -48,11 +48,16 @@ def give_nonce(digest: str, key: Ed25519PrivateKey, *, nonce: bytes, time: str) 
     return signed(key, CHALLENGE, digest, {"nonce": nonce.hex(), "time": time})
 
 
-def answer_challenge(registry: Registry, id_: str, data: bytes, *, time: str) -> tuple[Frozen, str]:
+def answer_challenge(
+    registry: Registry, id_: str, data: bytes, *, where: str = "the challenge", time: str
+) -> tuple[Frozen, str]:
     """Seal a challenge and the null draws that follow from it; return the study with its draws, and the new head.
 
+    Args:
+        where: what to call the challenge in an error.
+
     Raises:
-        Invalid: no challenge is registered, or this one is for another registration.
+        Invalid: no challenge is registered, it is none, or one for another registration.
         Deviated: a challenge is sealed already, the run has begun, or the nonce was used before.
         Tampered: the challenge's signature does not hold.
     """
@@ -63,12 +68,17 @@ def answer_challenge(registry: Registry, id_: str, data: bytes, *, time: str) ->
     if (stage := ledger.stage(seals, id_)) not in ledger.FOLLOWS["challenge"]:
         raise Deviated(Problem(id_, f"a challenge cannot follow {stage}", "it is sealed once, right behind the freeze"))
     data = data.strip()  # what mail adds
-    statement, _ = opened(data, "the challenge", CHALLENGE)
+    try:
+        decode(data, where, CHALLENGE)
+    except Tampered as error:  # not what was sealed: what somebody hands in
+        todo = "give the file that the reviewer's `prereg-moe trust nonce` wrote"
+        raise Invalid(Problem(where, "is no reviewer's challenge", todo)) from error
+    statement, _ = opened(data, where, CHALLENGE)
     if statement.subject != frozen.digest:
-        raise Invalid(Problem("the challenge", "is for another registration", f"ask for one for {frozen.digest}"))
-    spent = canonical.digest(nonce_of(statement, "the challenge"))
+        raise Invalid(Problem(where, "is for another registration", f"ask for one for {frozen.digest}"))
+    spent = canonical.digest(nonce_of(statement, where))
     if others := used_by(seals, spent):
-        raise Deviated(Problem("the challenge", f"its nonce was used for {', '.join(others)}", "ask for a new one"))
+        raise Deviated(Problem(where, f"its nonce was used for {', '.join(others)}", "ask for a new one"))
     draws = {
         "schema": SCHEMA,
         "registration": frozen.digest,

@@ -107,10 +107,19 @@ def read_private(path: Path, passphrase: Callable[[], str]) -> Ed25519PrivateKey
                 raise
             key = load(data, passphrase().encode())
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise Invalid(Problem(str(path), f"is no private key that opens ({error})", _KEYGEN)) from error
+        raise Invalid(_no_private(path, data)) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise Invalid(Problem(str(path), "is no Ed25519 key", _KEYGEN))
     return key
+
+
+def _no_private(path: Path, data: bytes) -> Problem:
+    """Return what is wrong with a file that does not open as a private key, as far as it shows."""
+    if b"PRIVATE KEY" in data:
+        return Problem(str(path), "does not open", "is the passphrase right, and the file whole?")
+    if data.startswith((b"ssh-", b"-----BEGIN PUBLIC KEY")):
+        return Problem(str(path), "is a public key", "give the private one, the file beside it without .pub")
+    return Problem(str(path), "is no private key", _KEYGEN)
 
 
 def public_key(text: str, where: str) -> Ed25519PublicKey:
@@ -127,9 +136,7 @@ def public_key(text: str, where: str) -> Ed25519PublicKey:
         data = text.encode()
         key = load_pem_public_key(data) if "BEGIN" in text else load_ssh_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise Invalid(
-            Problem(where, f"holds no public key ({error})", "give a line like ssh-ed25519 AAAA...")
-        ) from error
+        raise Invalid(Problem(where, "holds no public key", "give a line like ssh-ed25519 AAAA...")) from error
     if not isinstance(key, Ed25519PublicKey):
         raise Invalid(Problem(where, "holds a key that is not Ed25519", _KEYGEN))
     return key

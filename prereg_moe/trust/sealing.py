@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Invalid, Problem
+from prereg_moe.errors import Problem, Tampered
 from prereg_moe.freezing import read_frozen
 from prereg_moe.registry import Registry
 from prereg_moe.trust.keys import signed
@@ -50,20 +50,23 @@ def request_stamp(registry: Registry, id_: str) -> bytes:
     return request(ledger.parse(registry.ledger())[-1].line)
 
 
-def keep_stamp(registry: Registry, id_: str, data: bytes, *, time: str) -> tuple[Stamp, str]:
+def keep_stamp(registry: Registry, id_: str, data: bytes, *, where: str = "the answer", time: str) -> tuple[Stamp, str]:
     """Keep an authority's answer and seal it; return what it says and the new head.
 
+    Args:
+        where: what to call the answer in an error.
+
     Raises:
-        Invalid: it refuses, or stamps something else than this ledger behind the freeze.
-        Tampered: it is no time stamp.
+        Invalid: it is no answer of an authority, or a refusal.
+        Tampered: it stamps something else than this ledger behind the freeze.
     """
     frozen = canonical.digest(read_frozen(registry, id_))
-    stamp = read_stamp(data, "the answer")
+    stamp = read_stamp(data, where)
     seals = ledger.parse(registry.ledger())
     freeze = next(index for index, seal in enumerate(seals) if seal.body.get("digest") == frozen)
     if stamp.digest not in {seal.digest for seal in seals[freeze:]}:
         todo = f"send the request that `prereg-moe trust timestamp {id_} --request FILE` writes"
-        raise Invalid(Problem("the answer", "stamps something else than this ledger behind the freeze", todo))
+        raise Tampered(Problem(where, "stamps something else than this ledger behind the freeze", todo))
     path = _next(registry, id_, "timestamp", ".tsr")
     canonical.write(path, data)
     return stamp, registry.seal("trust", id_, [path], time=time)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from prereg_moe.errors import Invalid, Problem, Tampered
+from prereg_moe.errors import Invalid, Problem
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -48,8 +48,7 @@ def read_stamp(data: bytes, where: str) -> Stamp:
     """Return what an answer (DER) says; who signed it is not checked.
 
     Raises:
-        Tampered: it is no answer over a SHA-256.
-        Invalid: the authority refused.
+        Invalid: it is no answer over a SHA-256, or the authority refused.
     """
     from rfc3161_client import decode_timestamp_response
 
@@ -60,10 +59,23 @@ def read_stamp(data: bytes, where: str) -> Stamp:
             raise Invalid(Problem(where, f"the authority refused ({said})", "ask again, or ask another"))
         info = answer.tst_info
         if info.message_imprint.hash_algorithm.dotted_string != _SHA256:
-            raise Tampered(Problem(where, "stamps another kind of digest than SHA-256", "ask again"))
+            raise Invalid(Problem(where, "stamps another kind of digest than SHA-256", "ask again"))
         return Stamp(f"sha256:{info.message_imprint.message.hex()}", info.gen_time, _authority(answer))
     except ValueError as error:
-        raise Tampered(Problem(where, f"is no time stamp ({error})", "restore it, or ask again")) from error
+        found = f"is {_what(data)}, not an authority's answer (RFC 3161, binary)"
+        raise Invalid(Problem(where, found, "send it the request, and keep the file it answers with")) from error
+
+
+def _what(data: bytes) -> str:
+    """Return what a file is that somebody took for an authority's answer."""
+    if not data:
+        return "empty"
+    if (
+        data[:1] == b"\x30" and data[2:5] == b"\x02\x01\x01"
+    ):  # a sequence that begins with the version, as a request does
+        return "a request"
+    begin = " ".join(data[:40].decode("utf-8", "replace").split())
+    return f"text ({begin!r} ...)" if begin.isprintable() else f"{len(data)} bytes of something else"
 
 
 def unverified(data: bytes, digest: str, authorities: Sequence[Certificate]) -> str | None:

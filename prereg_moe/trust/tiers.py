@@ -148,7 +148,7 @@ class _Case:
     def stamp(self) -> Iterator[str]:
         frozen, lines = self._frozen(), self._lines()
         freeze = min(n for n, seal in enumerate(self.seals, 1) if seal.body.get("digest") == frozen.digest)
-        stamps = [(name, data, read_stamp(data, name)) for name, data in self._added("timestamp-")]
+        stamps = self._stamps()
         if not stamps:
             raise NotDue(f"nobody stamped it (`prereg-moe trust timestamp {self.id} --request FILE`)")
         for name, _, stamp in stamps:
@@ -168,6 +168,12 @@ class _Case:
             )
         for words, reason in zip(said, reasons, strict=True):
             yield f"{words}: " + ("an authority you know" if reason is None else "none you gave, so it does not count")
+
+    def _stamps(self) -> list[tuple[str, bytes, Stamp]]:
+        try:
+            return [(name, data, read_stamp(data, name)) for name, data in self._added("timestamp-")]
+        except Invalid as error:  # it was an answer when it was kept
+            raise Tampered(error.problems) from error
 
     def challenge(self) -> Iterator[str]:
         frozen = self._frozen()
