@@ -19,7 +19,7 @@ __all__ = ["look", "render", "verdict"]
 
 
 def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
-    """Judge sealed evidence, write and seal ``verdict.json``; return the verdicts and the ledger's head.
+    """Judge sealed evidence, whoever made it, and seal ``verdict.json``; return the verdicts and the ledger's head.
 
     Judging again what is judged already changes nothing, until a deviation is recorded.
 
@@ -27,6 +27,9 @@ def verdict(registry: Registry, id_: str, *, time: str) -> tuple[Verdicts, str]:
         NotCheckable, Tampered, Deviated: the evidence is not complete, sealed and planned.
         Stopped: another command sealed something meanwhile.
     """
+    if importing.is_imported(registry.registration(id_)):
+        document, head = importing.verdict(registry, id_, time=time)
+        return Verdicts(document), head
     frozen = store.reached(registry, load_frozen(registry, id_))
     evidence, atlases = store.gather(registry, frozen), frozen_atlases(registry, frozen)
     path = registry.reports(id_) / "verdict.json"

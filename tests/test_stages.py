@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from test_importing import DOCUMENT
 from world import ID, TIME, World, tree
+
+from prereg_moe import canonical, importing, stages
+from prereg_moe.preparing import freeze
+from prereg_moe.registry import Registry
 
 STAGES = ("authored", "recorded", "frozen", "started", "computed", "judged", "reported")
 DONE = (0, "")
@@ -104,7 +109,7 @@ def _command(verb: str, world: World, folder: Path) -> tuple[object, ...]:
 
 
 def _keys(folder: Path) -> None:
-    from prereg_moe import canonical, trust
+    from prereg_moe import trust
 
     trust.make_key(folder / "key")
     key = trust.read_private(folder / "key", lambda: "")
@@ -155,3 +160,78 @@ def test_an_audit_of_what_is_not_sealed_says_so(said_by: Callable[..., Any]) -> 
     assert "there is nothing to check yet" in said.out
     assert "None" not in said.out
     assert "holds" not in said.out
+
+
+# ------------------------------------------------------------------ evidence made elsewhere
+
+THEIRS = DOCUMENT["id"]
+THEIR_STAGES = ("written", "frozen", "imported", "judged", "reported")
+NOT_HERE = (2, f"{THEIRS}: is of evidence made elsewhere; this verb is for studies that are run here")
+THEIRS_UNFROZEN = (2, f"{THEIRS}: is not frozen; run `prereg-moe freeze {THEIRS}`")
+THEIRS_FROZEN = (5, f"{THEIRS}: is frozen already")
+NOT_IMPORTED = (4, f"reports/{THEIRS}/imported.json: is not there yet; run `prereg-moe import summary {THEIRS}`")
+TAKEN_IN = (5, f"{THEIRS}: has its evidence already")
+
+THEIR_TABLE: dict[str, tuple[tuple[int, str], ...]] = {
+    **dict.fromkeys(("atlas", "run", "look", "rescore", "amend", "deviate"), (NOT_HERE,) * 5),
+    "check": (DONE,) * 5,
+    "status": (DONE,) * 5,
+    "diagnose": ((2, "design: is missing"), *(THEIRS_FROZEN,) * 4),
+    "freeze": (DONE, *(THEIRS_FROZEN,) * 4),
+    "import": (THEIRS_UNFROZEN, DONE, *(TAKEN_IN,) * 3),
+    "verdict": (THEIRS_UNFROZEN, NOT_IMPORTED, *(DONE,) * 3),
+    "report": (
+        THEIRS_UNFROZEN,
+        *((4, f"reports/{THEIRS}/verdict.json: is not there yet; run `prereg-moe verdict {THEIRS}`"),) * 2,
+        DONE,
+        DONE,
+    ),
+    "audit": ((4, ""), *(DONE,) * 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("verb", "stage", "expected"),
+    [
+        pytest.param(verb, stage, expected, id=f"{verb} of what is {stage}")
+        for verb, row in THEIR_TABLE.items()
+        for stage, expected in zip(THEIR_STAGES, row, strict=True)
+    ],
+)
+def test_a_verb_does_the_same_for_evidence_made_elsewhere(
+    verb: str, stage: str, expected: tuple[int, str], tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    registry, table = _theirs(tmp_path, stage)
+    command = {
+        "amend": ("amend", THEIRS, table, "--reason", "a slip"),
+        "deviate": ("deviate", THEIRS, "--type", "data", "--timing", "after_data", "--reason", "x", "--impact", "x"),
+        "import": ("import", "summary", THEIRS, table),
+        "report": ("report", THEIRS, "--format", "md"),
+    }.get(verb, (verb, THEIRS))
+    said = run_cli(*command, "--root", registry.root)
+    code, sentence = expected
+    assert said.code == code, said.err
+    if sentence:
+        assert [line.startswith(f"error: {sentence}") for line in said.lines] == [True], said.err
+
+
+def _theirs(folder: Path, stage: str) -> tuple[Registry, Path]:
+    """Return a registry with published numbers as they stood after a stage, and the table they are in."""
+    registry, table = Registry(folder), folder / "table.csv"
+    table.write_text("family,on,off\nx,1.8,0.4\n")
+    canonical.write(registry.registration(THEIRS) / "registration.yaml", canonical.dumps(DOCUMENT))
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: freeze(registry, THEIRS, time=TIME),
+        lambda: importing.take_in(registry, THEIRS, "summary", table, time=TIME),
+        lambda: stages.verdict(registry, THEIRS, time=TIME),
+        lambda: stages.render(registry, THEIRS, ("md",), time=TIME),
+    )
+    for step in steps[: THEIR_STAGES.index(stage)]:
+        step()
+    return registry, table
+
+
+def test_a_pilot_of_published_numbers_is_refused(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    registry, _ = _theirs(tmp_path, "written")
+    said = run_cli("diagnose", THEIRS, "--pilot", THEIRS, "--root", registry.root)
+    assert (said.code, "--pilot: gives the spread of items" in said.err) == (2, True)

@@ -1,14 +1,11 @@
-"""Evidence made elsewhere: the group `import`, and what the other verbs do for such a study."""
+"""Evidence made elsewhere is taken in: the group `import`. The other verbs do not ask who made it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
 
 from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, root_option
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["import_"]
 
-_STYLE = {"TRUE": "green", "FALSE": "red", "UNDECIDABLE": "yellow"}
 _source = click.Path(path_type=Path)
 
 
@@ -109,105 +105,3 @@ def _require(registry: Registry, id_: str) -> None:
 
     if not is_imported(registry.registration(id_)):
         raise Invalid(Problem(id_, "is a study that is run here", f"run `prereg-moe run {id_}`"))
-
-
-def check(path: Path, as_json: bool) -> None:
-    """Check a registration of evidence made elsewhere."""
-    from prereg_moe.importing import check as check_
-
-    checked = check_(path)
-    document = {
-        "id": checked.registration.id,
-        "kind": checked.registration.evidence.kind,
-        "claims": checked.claims,
-        "pending": [str(problem) for problem in checked.pending],
-        "advice": [str(problem) for problem in checked.advice],
-    }
-    lines = [
-        f"[green]valid[/]: {escape(checked.registration.id)}, evidence made elsewhere ({document['kind']}), "
-        f"{checked.claims} claims",
-        *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
-        *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
-    ]
-    show.say(document, lines, as_json)
-
-
-def diagnose(registry: Registry, id_: str, studies: int | None, as_json: bool) -> None:
-    """Simulate the rules of a published summary."""
-    from prereg_moe.importing import diagnose as diagnose_
-    from prereg_moe.registry import now
-
-    with show.progress("diagnose", as_json) as progress:
-        document, path, head = diagnose_(registry, id_, studies=studies, time=now(), progress=progress)
-    if as_json:
-        show.print_json({**document, "head": head})
-        return
-    title = f"percent of {document['settings']['studies']} studies in which a family passes"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("rule", "items", "at the boundary: each", "any", "random: each", "any", "true: each"):
-        table.add_column(column)
-    for rule, scenarios in document["rules"].items():
-        for scenario, rates in scenarios.items():
-            shown = [rates.get(truth, {}).get(who) for truth, who in _RATES]
-            table.add_row(escape(rule), scenario, *("-" if r is None else f"{100 * r['estimate']:.1f}" for r in shown))
-    show.say(None, [table, f"wrote {escape(str(path))}", f"head {head}"], as_json)
-
-
-_RATES = (("boundary", "each"), ("boundary", "any"), ("random", "each"), ("random", "any"), ("planned", "each"))
-
-
-def freeze(registry: Registry, id_: str, as_json: bool) -> None:
-    """Freeze a registration of evidence made elsewhere."""
-    from prereg_moe import ledger
-    from prereg_moe.importing import freeze as freeze_
-    from prereg_moe.registry import now
-
-    frozen = freeze_(registry, id_, time=now())
-    head = ledger.head(ledger.parse(registry.ledger()))
-    todo = f"next: prereg-moe import {frozen.registration.evidence.kind} {id_} ..."
-    show.say({"registration": frozen.digest, "head": head}, [f"frozen {frozen.digest}", todo, f"head {head}"], as_json)
-
-
-def verdict(registry: Registry, id_: str, as_json: bool) -> None:
-    """Judge evidence made elsewhere."""
-    from prereg_moe.importing import verdict as verdict_
-    from prereg_moe.registry import now
-
-    with show.waiting("judging", as_json):
-        document, head = verdict_(registry, id_, time=now())
-    if as_json:
-        show.print_json({**document, "head": head})
-        return
-    show.out.print(_readings(document) if document["kind"] == "summary" else _verdicts(document))
-    show.out.print(f"[dim]{escape(document['cap'])}[/]\nhead {head}")
-
-
-def _readings(document: Any) -> Table:
-    from prereg_moe.report import effect
-
-    table = Table(title="readings of printed numbers, never verdicts", title_justify="left", box=SIMPLE_HEAD)
-    for column in ("claim", "reading", "margin from", "to", "missing"):
-        table.add_column(column, overflow="fold")
-    for entry in document["readings"]:
-        margin = entry["margin"] or (None, None)
-        missing = ", ".join(one["quantity"] for one in entry["missing"])
-        reading = f"[{_STYLE[entry['reading']]}]{entry['reading']}[/]"
-        table.add_row(f"{escape(entry['block'])}.{escape(entry['claim'])}", reading, *map(effect, margin), missing)
-    return table
-
-
-def _verdicts(document: Any) -> Table:
-    from prereg_moe.report import effect, p_value
-
-    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD)
-    for column in ("claim", "verdict", "margin", "adj. p", "why"):
-        table.add_column(column, overflow="fold")
-    for entry in document["verdicts"]:
-        table.add_row(
-            escape(entry["claim"]),
-            f"[{show.STYLE[entry['verdict']]}]{entry['verdict']}[/]",
-            effect(entry["margin"]),
-            p_value(entry["p_adjusted"]),
-            ", ".join(entry["reasons"]),
-        )
-    return table

@@ -8,7 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from prereg_moe.cli import elsewhere, show
+from prereg_moe.cli import show
 from prereg_moe.cli.common import (
     find_study,
     json_option,
@@ -64,34 +64,27 @@ def check(registration: Path, root: Path | None, as_json: bool) -> None:
     Example:
       prereg-moe check registrations/testbed
     """
-    from prereg_moe.freezing import check as check_
-    from prereg_moe.importing import is_imported
+    from prereg_moe.preparing import check as check_
 
     if (registration / "registrations").is_dir():
         here = sorted(path.parent.name for path in registration.glob("registrations/*/registration.yaml"))
         raise Invalid(Problem(str(registration), "is a registry", f"check one of {', '.join(here) or 'none'}"))
     if not registration.exists():
         registration = registry_of(root).registration(str(registration))
-    if is_imported(registration):
-        elsewhere.check(registration, as_json)
-        return
     folder = registration if registration.is_dir() else registration.parent
-    checked = check_(registration, root.resolve() if root else root_of(folder))
-    remarks = _remarks(root, folder, checked.registration.id)
+    found = check_(registration, root.resolve() if root else root_of(folder))
+    remarks = _remarks(root, folder, found.id)
     document = {
-        "id": checked.registration.id,
-        "claims": checked.claims,
-        "conditions": checked.conditions,
-        "item_scores": checked.scores,
-        "pending": [str(problem) for problem in checked.pending],
-        "advice": [str(problem) for problem in checked.advice],
+        "id": found.id,
+        **found.counts,
+        "pending": [str(problem) for problem in found.pending],
+        "advice": [str(problem) for problem in found.advice],
         "standing": remarks,
     }
     lines = [
-        f"[green]valid[/]: {escape(checked.registration.id)}, {checked.claims} claims, at most {checked.conditions} "
-        f"conditions and {checked.scores} item scores",
-        *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in checked.pending),
-        *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in checked.advice),
+        f"[green]valid[/]: {escape(found.id)}, {escape(found.says)}",
+        *(f"[yellow]before freezing:[/] {escape(str(problem))}" for problem in found.pending),
+        *(f"[yellow]consider:[/] {escape(str(problem))}" for problem in found.advice),
         *(f"[yellow]note:[/] {escape(remark)}" for remark in remarks),
     ]
     show.say(document, lines, as_json)
@@ -259,19 +252,13 @@ def diagnose(
     Example:
       prereg-moe diagnose testbed --studies 100
     """
-    from prereg_moe.diagnosing.stage import diagnose_registered
-    from prereg_moe.freezing import unmet_demands
-    from prereg_moe.importing import is_imported
-    from prereg_moe.registration import load
+    from prereg_moe.preparing import diagnose as diagnose_
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
-    if is_imported(registry.registration(id_)):
-        elsewhere.diagnose(registry, id_, studies, as_json)
-        return
     pilot = None if pilot is None else find_study(root or registry.root, pilot)[1]
     with show.progress("diagnose", as_json) as progress:
-        diagnosis, path, head = diagnose_registered(
+        diagnosis, path, unmet, head = diagnose_(
             registry,
             id_,
             studies=studies,
@@ -280,12 +267,10 @@ def diagnose(
             time=now(),
             progress=progress,
         )
-    registration = load(registry.registration(id_) / "registration.yaml")
-    unmet = [str(problem) for problem in unmet_demands(registry, registration)]
     if as_json:
-        show.print_json({**diagnosis.document, "unmet": unmet, "head": head})
+        show.print_json({**diagnosis, "unmet": list(unmet), "head": head})
         return
-    show.show_diagnosis(diagnosis.document)
+    show.show_diagnosis(diagnosis)
     lines = [*(f"[yellow]not shown:[/] {escape(line)}" for line in unmet), f"wrote {escape(str(path))}", f"head {head}"]
     show.say(None, lines, as_json)
 
@@ -301,35 +286,23 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     Example:
       prereg-moe freeze testbed
     """
-    from prereg_moe import ledger
-    from prereg_moe.freezing import freeze as freeze_
-    from prereg_moe.freezing import unmet_demands
-    from prereg_moe.frozen import challenged
-    from prereg_moe.importing import is_imported
-    from prereg_moe.record import unreachable
+    from prereg_moe.preparing import freeze as freeze_
     from prereg_moe.registry import now
-    from prereg_moe.standing import standing
 
     registry, id_ = find_study(root, id_)
-    if is_imported(registry.registration(id_)):
-        elsewhere.freeze(registry, id_, as_json)
-        return
-    frozen = freeze_(registry, id_, time=now())
-    unmet = [str(problem) for problem in unmet_demands(registry, frozen.registration)]
-    seals = ledger.parse(registry.ledger())
-    head = ledger.head(seals)
-    stands = standing(registry, id_, seals)
-    shared = [*stands.shared(), *unreachable(frozen, stands.shared_by)]
-    inference = frozen.registration.inference
-    conditions = None if challenged(frozen.registration) else len(frozen.plan)
+    sealed = freeze_(registry, id_, time=now())
     lines = [
-        f"frozen {frozen.digest}",
-        (f"{conditions} conditions" if conditions else "the null draws wait for a reviewer's challenge to this digest")
-        + f"; alpha {inference.alpha}, {inference.resamples} resamples, "
-        f"{100 * inference.interval.level:.6g}% {inference.interval.kind} intervals, seed {inference.seed}",
-        *(f"[yellow]warning:[/] {escape(line)}" for line in [*unmet, *shared]),
-        f"head {head}",
+        f"frozen {sealed.digest}",
+        escape(sealed.says),
+        *(f"[yellow]warning:[/] {escape(line)}" for line in (*sealed.unmet, *sealed.shared)),
+        f"next: {escape(sealed.todo)}",
+        f"head {sealed.head}",
     ]
-    document = {"registration": frozen.digest, "conditions": conditions, "head": head, "unmet": unmet}
-    document["shared"] = shared
+    document = {
+        "registration": sealed.digest,
+        "conditions": sealed.conditions,
+        "head": sealed.head,
+        "unmet": list(sealed.unmet),
+        "shared": list(sealed.shared),
+    }
     show.say(document, lines, as_json)

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 STYLE = {"CONFIRMED": "green", "REFUTED": "red", "INCONCLUSIVE": "yellow", "INVALID": "magenta"}
+_READING = {"TRUE": "green", "FALSE": "red", "UNDECIDABLE": "yellow"}
 _PLAIN: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}  # fits 80 columns
 _OUTCOME = {"holds": "green", "fails": "red", "unchecked": "yellow"}
 
@@ -135,7 +136,18 @@ def agreement(found: Any) -> Iterator[str]:
 
 
 def show_verdicts(document: Any) -> None:
-    """Print the confirmatory verdicts of a verdict document, how its controls came out and what verdicts hang on."""
+    """Print the verdicts, or the readings, of a verdict document."""
+    from prereg_moe.importing import VERDICT_SCHEMA
+
+    if document["schema"] != VERDICT_SCHEMA:
+        _show_verdicts(document)
+        return
+    out.print(_readings(document) if document["kind"] == "summary" else _verdicts(document))
+    out.print(f"[dim]{escape(document['cap'])}[/]")
+
+
+def _show_verdicts(document: Any) -> None:
+    """Print the confirmatory verdicts of a study, how its controls came out and what verdicts hang on."""
     from prereg_moe.report import effect, interval, p_value
 
     confirmatory = [entry for entry in document["verdicts"] if entry["tier"] == "confirmatory"]
@@ -171,8 +183,63 @@ def show_verdicts(document: Any) -> None:
         out.print(f"multiverse, {escape(entry['claim'])}: {escape(entry['fragility']['statement'])}")
 
 
+def _readings(document: Any) -> Table:
+    from prereg_moe.report import effect
+
+    table = Table(title="readings of printed numbers, never verdicts", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("claim", "reading", "margin from", "to", "missing"):
+        table.add_column(column, overflow="fold")
+    for entry in document["readings"]:
+        margin = entry["margin"] or (None, None)
+        missing = ", ".join(one["quantity"] for one in entry["missing"])
+        reading = f"[{_READING[entry['reading']]}]{entry['reading']}[/]"
+        table.add_row(f"{escape(entry['block'])}.{escape(entry['claim'])}", reading, *map(effect, margin), missing)
+    return table
+
+
+def _verdicts(document: Any) -> Table:
+    from prereg_moe.report import effect, p_value
+
+    table = Table(title=escape(document["study"]["title"]), title_justify="left", box=SIMPLE_HEAD)
+    for column in ("claim", "verdict", "margin", "adj. p", "why"):
+        table.add_column(column, overflow="fold")
+    for entry in document["verdicts"]:
+        table.add_row(
+            escape(entry["claim"]),
+            f"[{STYLE[entry['verdict']]}]{entry['verdict']}[/]",
+            effect(entry["margin"]),
+            p_value(entry["p_adjusted"]),
+            ", ".join(entry["reasons"]),
+        )
+    return table
+
+
 def show_diagnosis(document: Any) -> None:
-    """Print a diagnosis: one row a scenario and, where there are several blocks, one for each and for replications."""
+    """Print a diagnosis: of a study, or of the rules of published numbers."""
+    (_show_scenarios if "scenarios" in document else _show_rules)(document)
+
+
+_RATES = (("boundary", "each"), ("boundary", "any"), ("random", "each"), ("random", "any"), ("planned", "each"))
+
+
+def _show_rules(document: Any) -> None:
+    """Print how often the rules of published numbers pass, one row a rule and scenario."""
+    table = Table(
+        title=f"percent of {document['settings']['studies']} studies in which a family passes",
+        title_justify="left",
+        **_PLAIN,
+    )
+    for column in ("rule", "items", "at the boundary: each", "any", "random: each", "any", "true: each"):
+        table.add_column(column)
+    for rule, scenarios in document["rules"].items():
+        for scenario, rates in scenarios.items():
+            shown = [rates.get(truth, {}).get(who) for truth, who in _RATES]
+            table.add_row(escape(rule), scenario, *("-" if r is None else f"{100 * r['estimate']:.1f}" for r in shown))
+    out.print(table)
+
+
+def _show_scenarios(document: Any) -> None:
+    """Print one row a scenario and, where there are several blocks, one for each and for replications."""
     settings = document["settings"]
     if settings["resamples"] < settings["registered_resamples"]:
         fewer = f"{settings['resamples']} resamples; {settings['registered_resamples']} are registered"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 from rich.markup import escape
 
-from prereg_moe.cli import elsewhere, show
+from prereg_moe.cli import show
 from prereg_moe.cli.common import find_study, json_option, processors, refuse_imported, registry_of, root_option
 from prereg_moe.errors import PreregError
 
@@ -217,14 +217,10 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
     Example:
       prereg-moe verdict testbed
     """
-    from prereg_moe.importing import is_imported
     from prereg_moe.registry import now
     from prereg_moe.stages import verdict as judge
 
     registry, id_ = find_study(root, id_)
-    if is_imported(registry.registration(id_)):
-        elsewhere.verdict(registry, id_, as_json)
-        return
     with show.waiting("judging", as_json):
         verdicts, head = judge(registry, id_, time=now())
     if as_json:
