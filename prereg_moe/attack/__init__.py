@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prereg_moe import ledger
-from prereg_moe.attack import cheats, course, elsewhere, vouched  # noqa: F401 - they fill CHEATS, in this order
+from prereg_moe.attack import course, design, elsewhere, files, history, kinds, results, spelling, vouched
 from prereg_moe.attack.copies import Copy, NotHere
-from prereg_moe.attack.kinds import CHEATS, ROWS, TIERS, Cheat, NotTried
+from prereg_moe.attack.kinds import ROWS, TIERS, Cheat, NotTried
 from prereg_moe.auditing import BYTE_STEPS, STEPS, Audit, Finding, audit
 from prereg_moe.errors import Problem, Tampered
 from prereg_moe.registry import Registry
@@ -34,6 +34,8 @@ UNSEEN = (
 )
 
 
+_THEMES = [theme.__name__ for theme in (history, design, results, files, spelling, course, elsewhere, vouched)]
+CHEATS = sorted(kinds.CHEATS, key=lambda cheat: _THEMES.index(cheat.play.__module__))
 _FOLDER, _BEYOND = TIERS[:2], TIERS[2:]  # what steps find, and what the audit's tiers do
 _NAMES = {"git": "order in git"}  # a tier as the audit names it
 

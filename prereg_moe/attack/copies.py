@@ -111,9 +111,13 @@ class Copy:
         """The conditions by their digests."""
         return self.frozen.plan
 
+    def own(self, seal: ledger.Seal, kind: str) -> bool:
+        """Whether a seal is of this registration and of a kind."""
+        return (seal.registration, seal.kind) == (self.id, kind)
+
     def at(self, kind: str) -> int:
         """Return where in the ledger the registration's first seal of a kind stands."""
-        found = (n for n, seal in enumerate(self.seals) if (seal.registration, seal.kind) == (self.id, kind))
+        found = (n for n, seal in enumerate(self.seals) if self.own(seal, kind))
         if (number := next(found, None)) is None:
             raise NotHere(f"it has no {kind}")
         return number
@@ -157,6 +161,12 @@ class Copy:
             raise NotHere(f"{path.name} holds nothing to change")
         path.write_bytes(made)
         return path.name
+
+    def forge(self, path: Path, change: Callable[[Any], Any]) -> str:
+        """Change a canonical document in place, seal everything again, and return the file's name."""
+        name = self.edit(path, change)
+        self.reseal()
+        return name
 
     def reseal(self, keep: Callable[[ledger.Seal], ledger.Seal | None] = lambda seal: seal) -> None:
         """Rewrite the ledger so that every seal that is kept binds the files as they lie there now."""
@@ -206,6 +216,11 @@ class Copy:
         )
         self._report(canonical.loads(made.bytes))
 
+    def remake(self) -> None:
+        """Make verdict and reports again, and seal everything as it lies there now."""
+        self.rejudge()
+        self.reseal()
+
     def _report(self, document: Any) -> None:
         """Write a verdict document, and again all that was rendered of it."""
         canonical.write(self.reports / "verdict.json", document)
@@ -240,8 +255,7 @@ class Copy:
         canonical.write(self.folder / "frozen.json", document)
         self._follow(old)
         self.reseal()  # what is judged is read from the ledger's seals
-        self.rejudge()
-        self.reseal()
+        self.remake()
 
     def _expanded(self, registered: dict[str, Any]) -> dict[str, Any]:
         """Return a registration as a freeze writes it."""

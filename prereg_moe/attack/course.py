@@ -1,4 +1,4 @@
-"""Cheats of a study's course: what was registered beside it, begun, looked at, amended and deviated from.
+"""Cheats of a study's course: what was made up, registered beside it, begun, looked at, amended and deviated from.
 
 Where the study never did what is cheated of, its copy first does it honestly (``first``).
 """
@@ -9,9 +9,9 @@ import shutil
 from dataclasses import replace
 
 from prereg_moe import amending, canonical, ledger, record, stages
-from prereg_moe.attack.cheats import confirm, kinder
+from prereg_moe.attack.changes import confirm, kinder
 from prereg_moe.attack.copies import Copy, ImportedCopy, NotHere
-from prereg_moe.attack.kinds import LEDGER, cheat
+from prereg_moe.attack.kinds import LEDGER, OTHER, cheat
 from prereg_moe.errors import Invalid
 from prereg_moe.frozen import Frozen
 from prereg_moe.registration import expand
@@ -22,6 +22,17 @@ __all__ = ["amended", "deviate", "variants_owned"]
 def _run_here(copy: Copy) -> None:
     if isinstance(copy, ImportedCopy):
         raise NotHere("it was run elsewhere: it shares no alpha, and has nothing to amend or to deviate from")
+
+
+# ------------------------------------------------------------------ what nobody can see
+
+
+@cheat("numbers made up before anything was sealed", tier="nothing")
+def _(copy: Copy) -> str:
+    """Invents the effect, judges, reports and seals that: the head given is the invention's own."""
+    copy.invent()
+    copy.remake()
+    return LEDGER
 
 
 # ------------------------------------------------------------------ variants
@@ -46,8 +57,7 @@ def _variants(copy: Copy) -> None:
 def variants_owned(copy: Copy) -> None:
     """Freeze two variants, and judge the study at the alpha they share."""
     _variants(copy)
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
 
 
 def _is_variant(copy: Copy, seal: ledger.Seal) -> bool:
@@ -65,8 +75,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Takes two frozen variants out of the ledger, judges again at the whole alpha and rebuilds everything."""
     copy.reseal(lambda seal: None if _is_variant(copy, seal) else seal)
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -75,12 +84,11 @@ def _(copy: Copy) -> str:
     """Lets the seals of two variants name other weights, so that they share no alpha, and rebuilds everything."""
 
     def elsewhere(seal: ledger.Seal) -> ledger.Seal:
-        spaces = [{**space, "weights": "sha256:" + "0" * 64} for space in seal.body.get("claim_space", [])]
+        spaces = [{**space, "weights": OTHER} for space in seal.body.get("claim_space", [])]
         return replace(seal, body={**seal.body, "claim_space": spaces}) if _is_variant(copy, seal) else seal
 
     copy.reseal(elsewhere)
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return f"{copy.id}-b"
 
 
@@ -92,8 +100,7 @@ def _(copy: Copy) -> str:
         return replace(seal, body={**seal.body, "claim_space": []}) if _is_variant(copy, seal) else seal
 
     copy.reseal(nothing)
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return f"{copy.id}-b"
 
 
@@ -103,8 +110,7 @@ def _(copy: Copy) -> str:
 def _run_twice(copy: Copy) -> None:
     """Begin the run once more, which the verdict owns up to."""
     copy.insert(copy.at("start"), copy.seals[copy.at("start")])
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
 
 
 @cheat("a run is begun again and nobody told", row=6, needs="verdict")
@@ -120,8 +126,7 @@ def _(copy: Copy) -> str:
     seals = copy.seals
     del seals[copy.at("start")]
     copy.chain(seals)
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -129,7 +134,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Takes all start records out of the ledger, so that nobody can count them."""
     copy.at("start")
-    copy.reseal(lambda seal: None if (seal.registration, seal.kind) == (copy.id, "start") else seal)
+    copy.reseal(lambda seal: None if copy.own(seal, "start") else seal)
     return LEDGER
 
 
@@ -174,8 +179,7 @@ def _(copy: Copy) -> str:
 @cheat("what a look showed is edited", row=9, needs="look")
 def _(copy: Copy) -> str:
     """Turns a verdict of a look over, and seals it again."""
-    copy.edit(copy.reports / _look_file(copy), confirm)
-    copy.reseal()
+    copy.forge(copy.reports / _look_file(copy), confirm)
     return _look_file(copy)
 
 
@@ -183,9 +187,8 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Drops a look with its seal, so that it costs nothing, judges again and rebuilds everything."""
     (copy.reports / _look_file(copy)).unlink()
-    copy.reseal(lambda seal: None if (seal.registration, seal.kind) == (copy.id, "look") else seal)
-    copy.rejudge()
-    copy.reseal()
+    copy.reseal(lambda seal: None if copy.own(seal, "look") else seal)
+    copy.remake()
     return LEDGER
 
 
@@ -223,9 +226,9 @@ def amended(copy: Copy) -> None:
 def _forget_amendments(copy: Copy) -> None:
     """Drop every amendment from the ledger, with the freezes it superseded and what was kept of them."""
     seals = copy.seals
-    last = max(n for n, seal in enumerate(seals) if (seal.registration, seal.kind) == (copy.id, "amend"))
-    gone = [n for n in range(last + 1) if (seals[n].registration, seals[n].kind) == (copy.id, "freeze")]
-    gone += [n for n in range(last + 1) if (seals[n].registration, seals[n].kind) == (copy.id, "amend")]
+    last = max(n for n, seal in enumerate(seals) if copy.own(seal, "amend"))
+    gone = [n for n in range(last + 1) if copy.own(seals[n], "freeze")]
+    gone += [n for n in range(last + 1) if copy.own(seals[n], "amend")]
     shutil.rmtree(copy.folder / "superseded")
     copy.chain(seal for n, seal in enumerate(seals) if n not in gone)
 
@@ -258,8 +261,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Edits what an amendment superseded, so that less seems to have been amended, and seals it again."""
     name = _superseded(copy)
-    copy.edit(copy.folder / name, lambda document: kinder(document["registration"]))
-    copy.reseal()
+    copy.forge(copy.folder / name, lambda document: kinder(document["registration"]))
     return name
 
 
@@ -286,7 +288,7 @@ def deviate(copy: Copy) -> None:
 def _deviation(copy: Copy) -> tuple[int, int]:
     """Return where the last deviation stands in the ledger, and its number."""
     seals = copy.seals
-    at = max(n for n, seal in enumerate(seals) if (seal.registration, seal.kind) == (copy.id, "deviation"))
+    at = max(n for n, seal in enumerate(seals) if copy.own(seal, "deviation"))
     return at, seals[at].body["number"]
 
 
@@ -297,8 +299,7 @@ def _(copy: Copy) -> str:
     seals = copy.seals
     (copy.folder / f"deviations/{number}.json").unlink()
     copy.chain(seals[:at])  # behind it is only the verdict it called for
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -316,6 +317,5 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Makes the amended plan kinder still, and seals it again."""
     _at, number = _deviation(copy)
-    copy.edit(copy.folder / f"deviations/{number}.json", kinder)
-    copy.reseal()
+    copy.forge(copy.folder / f"deviations/{number}.json", kinder)
     return f"deviations/{number}.json"

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prereg_moe import canonical, ledger
+from prereg_moe import canonical
 from prereg_moe.attack.copies import Copy, ImportedCopy, NotHere
-from prereg_moe.attack.kinds import LEDGER, cheat
-
-OTHER = "sha256:" + "1" * 64
+from prereg_moe.attack.kinds import LEDGER, OTHER, cheat
 
 
 def _imported(copy: Copy) -> ImportedCopy:
@@ -30,8 +28,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Changes a number of an imported file; derives, judges and reports again, rebuilds the ledger."""
     _imported(copy).invent()
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -57,8 +54,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Removes the last row of an imported file, where nothing says how many there are, and makes all of it again."""
     _imported(copy).shorten()
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -69,7 +65,7 @@ def _(copy: Copy) -> str:
     other = path.with_name(f"more-{path.name}")
     other.write_bytes(path.read_bytes())
     name, digest = copy.registry.name(other), canonical.digest_file(other)
-    copy.reseal(lambda seal: replace(seal, files={**seal.files, name: digest}) if _imports(copy, seal) else seal)
+    copy.reseal(lambda seal: replace(seal, files={**seal.files, name: digest}) if copy.own(seal, "import") else seal)
     return other.name
 
 
@@ -81,26 +77,21 @@ def _(copy: Copy) -> str:
         [part] = document["evidence"].values()
         part.pop(sorted(part)[0])
 
-    name = copy.edit(_imported(copy).reports / "imported.json", drop)
-    copy.reseal()
-    return name
+    return copy.forge(_imported(copy).reports / "imported.json", drop)
 
 
 @cheat("evidence imported for another registration", needs="import")
 def _(copy: Copy) -> str:
     """Puts what another registration imported in place of this one's, and seals it again."""
     path = _imported(copy).reports / "imported.json"
-    name = copy.edit(path, lambda document: document.update(registration=OTHER))
-    copy.reseal()
-    return name
+    return copy.forge(path, lambda document: document.update(registration=OTHER))
 
 
 @cheat("released files that were not checked", row=12, needs="import")
 def _(copy: Copy) -> str:
     """Names another file as the one that was checked, makes all behind it again, and leaves the import's seal."""
     _claim_check(_imported(copy))
-    copy.rejudge()
-    copy.reseal()
+    copy.remake()
     return LEDGER
 
 
@@ -108,9 +99,8 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """The same, and the import's seal says so: the released files themselves would show it without the head."""
     checks = _claim_check(_imported(copy))
-    copy.reseal(lambda seal: replace(seal, body={**seal.body, "checks": checks}) if _imports(copy, seal) else seal)
-    copy.rejudge()
-    copy.reseal()
+    copy.reseal(lambda seal: replace(seal, body={**seal.body, "checks": checks}) if copy.own(seal, "import") else seal)
+    copy.remake()
     return LEDGER
 
 
@@ -130,9 +120,7 @@ def _(copy: Copy) -> str:
     path = _imported(copy).reports / "verdict.json"
     if not path.exists():
         raise NotHere("it is not judged")
-    name = copy.edit(path, lambda document: document.update(cap="This proves it."))
-    copy.reseal()
-    return name
+    return copy.forge(path, lambda document: document.update(cap="This proves it."))
 
 
 @cheat("an import is said to have been run here", needs="import")
@@ -141,7 +129,3 @@ def _(copy: Copy) -> str:
     at = _imported(copy).at("import")
     copy.insert(at, replace(copy.seals[at], kind="start", files={}, body={"missing": 1, "workers": 1}))
     return LEDGER
-
-
-def _imports(copy: Copy, seal: ledger.Seal) -> bool:
-    return (seal.registration, seal.kind) == (copy.id, "import")

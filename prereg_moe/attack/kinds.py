@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from prereg_moe.attack.copies import Copy
 from prereg_moe.trust import Known
 
-__all__ = ["CHEATS", "LEDGER", "ROWS", "TIERS", "Cheat", "NotTried", "cheat"]
+__all__ = ["CHEATS", "LEDGER", "OTHER", "ROWS", "TIERS", "Cheat", "NotTried", "cheat"]
 
 TIERS = ("bytes", "head", "git", "signature", "time stamp", "challenge")
 LEDGER = "LEDGER.jsonl"
+OTHER = "sha256:" + "0" * 64  # the digest of something else
 ROWS = (
     "edit the bar after freezing",
     "rewrite the whole record consistently",

@@ -13,16 +13,14 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from prereg_moe import canonical, ledger, trust
-from prereg_moe.attack.cheats import year_before
+from prereg_moe import canonical, trust
+from prereg_moe.attack.changes import year_before
 from prereg_moe.attack.copies import Copy
-from prereg_moe.attack.kinds import LEDGER, NotTried, cheat
+from prereg_moe.attack.kinds import LEDGER, OTHER, NotTried, cheat
 from prereg_moe.trust import Known
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-OTHER = "sha256:" + "0" * 64
 
 # ------------------------------------------------------------------ order in git
 
@@ -224,7 +222,7 @@ def _(copy: Copy) -> str:
     data = trust.give_nonce(copy.frozen.digest, _key(2), nonce=nonce, time=copy.seals[-1].time)
     canonical.write(copy.folder / "trust/challenge.json", data)
     spent = canonical.digest(nonce)
-    copy.reseal(lambda seal: replace(seal, body={"nonce": spent}) if _challenges(copy, seal) else seal)
+    copy.reseal(lambda seal: replace(seal, body={"nonce": spent}) if copy.own(seal, "challenge") else seal)
     return "draws.json"
 
 
@@ -235,7 +233,3 @@ def _(copy: Copy) -> str:
     canonical.write(copy.folder / "trust/challenge.json", data)
     copy.reseal()
     return "challenge.json"
-
-
-def _challenges(copy: Copy, seal: ledger.Seal) -> bool:
-    return (seal.registration, seal.kind) == (copy.id, "challenge")
