@@ -74,8 +74,15 @@ class Registry:
         return self.reports(id_) / "evidence"
 
     def name(self, path: Path) -> str:
-        """Return a path as the ledger writes it, relative to the root, with forward slashes."""
-        return PurePosixPath(path.resolve().relative_to(self.root.resolve())).as_posix()
+        """Return a path as the ledger writes it, relative to the root, with forward slashes.
+
+        Raises:
+            Tampered: it is a link that leaves the root.
+        """
+        real, root = path.resolve(), self.root.resolve()
+        if not real.is_relative_to(root):
+            raise Tampered(Problem(path.name, "is a link that leaves the registry", "put the file itself there"))
+        return PurePosixPath(real.relative_to(root)).as_posix()
 
     def path(self, name: str) -> Path:
         """Return the path a ledger's name stands for.

@@ -45,6 +45,14 @@ def test_no_name_leaves_the_root(name: str, tmp_path: Path) -> None:
         Registry(tmp_path).path(name)
 
 
+def test_a_link_that_leaves_the_root_has_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "root" / "verdict.json"
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(Tampered, match=r"verdict\.json: is a link that leaves the registry"):
+        Registry(path.parent).name(path)
+
+
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
