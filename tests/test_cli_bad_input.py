@@ -13,6 +13,7 @@ import yaml
 from world import AXES, ID, World, registration, tree
 
 from prereg_moe import canonical, load
+from prereg_moe.attack.copies import Copy
 from prereg_moe.errors import Stopped
 from prereg_moe.registration import schema
 
@@ -469,7 +470,8 @@ def test_freezing_refuses_an_edited_atlas(authored: World, run_cli: Cli) -> None
     authored.record()
     path = authored.folder / "atlas.json"
     path.write_bytes(path.read_bytes().replace(b"40", b"41", 1))
-    refused(run_cli, authored, "freeze", ID, code=TAMPERED)
+    [problem] = refused(run_cli, authored, "freeze", ID, code=TAMPERED)
+    assert "atlas.json: is not the file that was sealed" in problem
 
 
 @pytest.mark.parametrize(
@@ -543,9 +545,9 @@ def test_a_run_refuses(name: str, frozen: World, run_cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", CANNOT_RUN)
 def test_a_refused_run_leaves_the_ledger_as_it_was(name: str, frozen: World, run_cli: Cli) -> None:
-    spoil, code, _ = CANNOT_RUN[name]
+    spoil, code, words = CANNOT_RUN[name]
     spoil(frozen)
-    refused(run_cli, frozen, "run", ID, code=code)
+    assert words in refused(run_cli, frozen, "run", ID, code=code)[0]
 
 
 def test_an_audit_names_a_task_that_changed_after_freezing(reported: World, run_cli: Cli) -> None:
@@ -587,21 +589,37 @@ def test_edited_is_graver_than_missing(computed: World, run_cli: Cli) -> None:
     first, second, *_ = computed.evidence
     first.unlink()
     second.write_bytes(second.read_bytes() + b" ")
-    refused(run_cli, computed, "verdict", ID, code=TAMPERED)
+    [problem] = refused(run_cli, computed, "verdict", ID, code=TAMPERED)
+    assert f"{second.name}: is not the evidence that was sealed" in problem
 
 
-@pytest.mark.parametrize("value", [b"NaN", b"Infinity", b"null", b'"1"', b"true[]"])
-def test_evidence_with_a_value_that_is_no_number_stops_the_verdict(value: bytes, computed: World, run_cli: Cli) -> None:
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"NaN", "nan is not representable"),
+        (b"Infinity", "inf is not representable"),
+        (b"null", "holds None over 16 tokens; scores are finite numbers"),
+        (b'"1"', "holds '1' over 16 tokens; scores are finite numbers"),
+        (b"true[]", "is not canonical JSON"),
+    ],
+)
+def test_evidence_with_a_value_that_is_no_number_stops_the_verdict(
+    value: bytes, words: str, computed: World, run_cli: Cli
+) -> None:
     path = computed.evidence[0]
     document = canonical.read(path)
     metric = canonical.dumps(document["axes"]["no"]["metric"][0])
     path.write_bytes(path.read_bytes().replace(b'"metric":[' + metric, b'"metric":[' + value))
-    refused(run_cli, computed, "verdict", ID, code=TAMPERED)
+    Copy(computed.registry, ID).reseal()
+    [problem] = refused(run_cli, computed, "verdict", ID, code=TAMPERED)
+    assert path.name in problem
+    assert words in problem
 
 
 def test_evidence_nobody_planned_stops_the_verdict(computed: World, run_cli: Cli) -> None:
     (computed.registry.evidence(ID) / ("0" * 64 + ".json")).write_bytes(computed.evidence[0].read_bytes())
-    refused(run_cli, computed, "verdict", ID, code=DEVIATED)
+    [problem] = refused(run_cli, computed, "verdict", ID, code=DEVIATED)
+    assert f"{'0' * 64}.json: is evidence that nobody sealed" in problem
 
 
 # ------------------------------------------------------------------ folders that cannot be written

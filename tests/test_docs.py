@@ -24,7 +24,6 @@ from prereg_moe import errors
 from prereg_moe.amending import TYPES
 from prereg_moe.begin import json_schema
 from prereg_moe.cli import cli
-from prereg_moe.importing import schema as importing
 from prereg_moe.ledger import FOLLOWS, stage_behind
 from prereg_moe.registration.document import read_yaml
 from prereg_moe.report import FLAGS
@@ -182,15 +181,6 @@ def _anchors(text: str) -> set[str]:
 def editor() -> jsonschema.Draft202012Validator:
     jsonschema.Draft202012Validator.check_schema(json_schema())
     return jsonschema.Draft202012Validator(json_schema())
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "registrations").glob("*/registration.yaml")), ids=lambda p: p.parent.name
-)
-def test_a_registration_satisfies_the_schema(editor: jsonschema.Draft202012Validator, path: Path) -> None:
-    elsewhere = importing.is_imported(path)
-    validator = jsonschema.Draft202012Validator(importing.json_schema()) if elsewhere else editor
-    validator.validate(read_yaml(path.read_bytes()))
 
 
 @pytest.mark.parametrize(

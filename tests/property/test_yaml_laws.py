@@ -165,6 +165,7 @@ def test_every_problem_has_its_line() -> None:
 @given(st.binary(max_size=60) | st.text("{}[]:-?&*!|>'\"%@`#, \n\tab01", max_size=40).map(str.encode))
 def test_any_bytes_are_read_or_refused_as_ours(data: bytes) -> None:
     try:
-        json.dumps(read_yaml(data), allow_nan=False)
+        document = read_yaml(data)
     except Invalid:
         return
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
