@@ -12,11 +12,11 @@ out.
     reading    what was frozen, read as it was sealed
 """
 
-from prereg_moe.freezing.checking import Checked, check
+from prereg_moe.freezing.checking import Checked, check, other_name
 from prereg_moe.freezing.items import list_items, read_items
 from prereg_moe.freezing.pinning import atlas_inputs, compare_pins
 from prereg_moe.freezing.reading import answered, frozen_atlases, load_frozen, read_frozen
-from prereg_moe.freezing.sealing import freeze, unmet_demands
+from prereg_moe.freezing.sealing import freeze, sealed_diagnosis, unmet_demands, write_frozen
 
 __all__ = [
     "Checked",
@@ -28,7 +28,10 @@ __all__ = [
     "frozen_atlases",
     "list_items",
     "load_frozen",
+    "other_name",
     "read_frozen",
     "read_items",
+    "sealed_diagnosis",
     "unmet_demands",
+    "write_frozen",
 ]

@@ -49,7 +49,7 @@ def check(path: Path, root: Path | None = None) -> Checked:
     folder, root = path.parent, root or path.parent
     problems, pending = _lacking(registration, folder, root)
     if folder.resolve().parent == (root / "registrations").resolve():
-        problems = [*other_name(registration, folder.resolve().name), *problems]
+        problems = [*other_name(registration.id, folder.resolve().name), *problems]
     if problems:
         raise Invalid(problems)
     if registration.atlas is not None and not (folder / "atlas.json").exists():
@@ -62,11 +62,11 @@ def check(path: Path, root: Path | None = None) -> Checked:
     return Checked(registration, tuple(pending), tuple(_advice(registration)), claims, conditions, scores)
 
 
-def other_name(registration: Registration, folder: str) -> list[Problem]:
+def other_name(id_: str, folder: str) -> list[Problem]:
     """Return what is wrong where a registration's id is not the name of its folder."""
-    if registration.id == folder:
+    if id_ == folder:
         return []
-    return [Problem("id", f"is {registration.id!r} in the folder {folder!r}", "give both the same name")]
+    return [Problem("id", f"is {id_!r} in the folder {folder!r}", "give both the same name")]
 
 
 def _document(path: Path) -> Path:

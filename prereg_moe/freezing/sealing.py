@@ -6,6 +6,11 @@ those registered, and a diagnosis that does not show what is demanded of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
 import prereg_moe
 from prereg_moe import canonical, ledger, record
 from prereg_moe.atlas import RoutingAtlas
@@ -18,7 +23,7 @@ from prereg_moe.frozen import SCHEMA, Frozen, derive
 from prereg_moe.registration import Registration, demand, expand, load
 from prereg_moe.registry import Registry
 
-__all__ = ["freeze", "unmet_demands"]
+__all__ = ["freeze", "sealed_diagnosis", "unmet_demands", "write_frozen"]
 
 
 def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
@@ -38,7 +43,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         )
     source = folder / "registration.yaml"
     registration = load(source)
-    if problems := other_name(registration, id_):
+    if problems := other_name(registration.id, id_):
         raise Invalid(problems)
     atlases, atlas_digest = _atlas(registry, registration, seals)
     templates = read_templates(registration, folder, registry.root)
@@ -59,13 +64,72 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
     if superseded := record.supersedes(seals, id_):
         document["supersedes"] = superseded
     frozen = Frozen.from_bytes(canonical.dumps(document))
-    copies = []
-    for name, text in templates.items():
-        canonical.write(folder / "templates" / name, text)
-        copies.append(folder / "templates" / name)
-    canonical.write(folder / "frozen.json", document)
-    registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body=record.freeze_body(frozen))
+    write_frozen(registry, id_, document, templates, body=record.freeze_body(frozen), time=time)
     return frozen
+
+
+def write_frozen(
+    registry: Registry,
+    id_: str,
+    document: Mapping[str, Any],
+    templates: Mapping[str, bytes],
+    *,
+    body: Mapping[str, Any],
+    time: str,
+) -> None:
+    """Write a frozen document and its templates, and seal them with the document they were frozen from.
+
+    Raises:
+        Stopped: the folder is read-only or full.
+    """
+    folder = registry.registration(id_)
+    copies = [folder / "templates" / name for name in templates]
+    for path, text in zip(copies, templates.values(), strict=True):
+        canonical.write(path, text)
+    canonical.write(folder / "frozen.json", document)
+    files = [folder / "registration.yaml", folder / "frozen.json", *copies]
+    registry.seal("freeze", id_, files, time=time, body=body)
+
+
+def sealed_diagnosis(
+    registry: Registry,
+    id_: str,
+    seals: tuple[ledger.Seal, ...],
+    *,
+    registration: BaseModel,
+    due: bool,
+    schema: str,
+) -> tuple[str | None, Any]:
+    """Return digest and document of the sealed diagnosis of a registration, None and None where there need be none.
+
+    Args:
+        registry: the registry.
+        id_: the registration's id.
+        seals: the ledger.
+        registration: as it was authored.
+        due: whether it asks for a diagnosis.
+        schema: of the diagnosis.
+
+    Raises:
+        Invalid: it is registered and not there, or of another registration.
+        Tampered: it is not the file that was sealed.
+    """
+    path = registry.registration(id_) / "diagnosis.json"
+    sealed = ledger.sealed_files(seals, id_).get(registry.name(path))
+    again = f"run `prereg-moe diagnose {id_}`"
+    if not path.exists():
+        if not due and sealed is None:
+            return None, None
+        raise Invalid(Problem("diagnosis", "is not made yet" if sealed is None else "is sealed and missing", again))
+    digest = canonical.digest_file(path)
+    if sealed != digest:
+        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
+    document = canonical.read(path)
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise Invalid(Problem(registry.name(path), "is no diagnosis", again))
+    if document.get("registration") != canonical.digest(expand(registration)):
+        raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
+    return digest, document
 
 
 def unmet_demands(registry: Registry, registration: Registration) -> list[Problem]:
@@ -104,26 +168,20 @@ def _atlas(
 
 def _diagnosis(registry: Registry, registration: Registration, seals: tuple[ledger.Seal, ...]) -> str | None:
     """Return the digest of the sealed diagnosis, which is of this document and meets what it demands; or None."""
-    path = registry.registration(registration.id) / "diagnosis.json"
-    sealed = ledger.sealed_files(seals, registration.id).get(registry.name(path))
-    again = f"run `prereg-moe diagnose {registration.id}`"
-    if not path.exists():
-        if registration.diagnosis is None and sealed is None:
-            return None
-        raise Invalid(Problem("diagnosis", "is not made yet" if sealed is None else "is sealed and missing", again))
-    digest = canonical.digest_file(path)
-    if sealed != digest:
-        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
-    document = canonical.read(path)
-    if not isinstance(document, dict) or document.get("schema") != demand.SCHEMA:
-        raise Invalid(Problem(registry.name(path), "is no diagnosis", again))
-    if document.get("registration") != canonical.digest(expand(registration)):
-        raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
-    if registration.diagnosis is not None:
-        with shaped(registry.name(path)):
-            problems = demand.incomplete(registration.diagnosis, document)
-            if registration.diagnosis.on_failure == "refuse":
-                problems += demand.unmet(registration.diagnosis, document)
+    asked = registration.diagnosis
+    digest, document = sealed_diagnosis(
+        registry,
+        registration.id,
+        seals,
+        registration=registration,
+        due=asked is not None,
+        schema=demand.SCHEMA,
+    )
+    if asked is not None:
+        with shaped("diagnosis.json"):
+            problems = demand.incomplete(asked, document)
+            if asked.on_failure == "refuse":
+                problems += demand.unmet(asked, document)
         if problems:
             raise Invalid(problems)
     return digest

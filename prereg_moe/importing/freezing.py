@@ -7,8 +7,9 @@ from pathlib import Path
 
 import prereg_moe
 from prereg_moe import canonical, ledger
-from prereg_moe.errors import Deviated, Invalid, Problem, Tampered
-from prereg_moe.importing.frozen import SCHEMA, FrozenImport, templates
+from prereg_moe.errors import Deviated, Invalid, Problem
+from prereg_moe.freezing import other_name, read_frozen, sealed_diagnosis, write_frozen
+from prereg_moe.importing.frozen import DIAGNOSIS, SCHEMA, FrozenImport, templates
 from prereg_moe.importing.schema import Imported, load, names
 from prereg_moe.registration import expand
 from prereg_moe.registry import Registry
@@ -60,14 +61,16 @@ def freeze(registry: Registry, id_: str, *, time: str) -> FrozenImport:
         Deviated: it is frozen already.
         Tampered: the diagnosis is not the one that was sealed.
     """
-    folder = registry.registration(id_)
     seals = ledger.parse(registry.ledger())
     if ledger.stage(seals, id_) not in ledger.FOLLOWS["freeze"]:
         raise Deviated(Problem(id_, "is frozen already", "register a change as a new registration with its own id"))
-    source = folder / "registration.yaml"
+    source = registry.registration(id_) / "registration.yaml"
     document = load(source)
-    if document.id != id_:
-        raise Invalid(Problem("id", f"is {document.id!r} in the folder {id_!r}", "give both the same name"))
+    if problems := other_name(document.id, id_):
+        raise Invalid(problems)
+    diagnosis, _ = sealed_diagnosis(
+        registry, id_, seals, registration=document, due=document.design is not None, schema=DIAGNOSIS
+    )
     texts = templates(document.evidence.kind)
     value = {
         "schema": SCHEMA,
@@ -75,34 +78,14 @@ def freeze(registry: Registry, id_: str, *, time: str) -> FrozenImport:
         "registration": expand(document),
         "pins": {
             "document": canonical.digest_file(source),
-            "diagnosis": _diagnosis(registry, document, seals),
+            "diagnosis": diagnosis,
             "templates": {name: canonical.digest(text) for name, text in texts.items()},
         },
     }
     frozen = FrozenImport.from_bytes(canonical.dumps(value))
-    copies = [folder / "templates" / name for name in texts]
-    for path, text in zip(copies, texts.values(), strict=True):
-        canonical.write(path, text)
-    canonical.write(folder / "frozen.json", value)
     body = {"digest": frozen.digest, "claim_space": []}  # it says nothing of models and texts studied here
-    registry.seal("freeze", id_, [source, folder / "frozen.json", *copies], time=time, body=body)
+    write_frozen(registry, id_, value, texts, body=body, time=time)
     return frozen
-
-
-def _diagnosis(registry: Registry, document: Imported, seals: tuple[ledger.Seal, ...]) -> str | None:
-    path = registry.registration(document.id) / "diagnosis.json"
-    sealed = ledger.sealed_files(seals, document.id).get(registry.name(path))
-    again = f"run `prereg-moe diagnose {document.id}`"
-    if not path.exists():
-        if sealed is None and document.design is None:
-            return None
-        raise Invalid(Problem("diagnosis", "is not made yet" if sealed is None else "is sealed and missing", again))
-    digest = canonical.digest_file(path)
-    if sealed != digest:
-        raise Tampered(Problem(registry.name(path), "is not the file that was sealed", again))
-    if canonical.read(path).get("registration") != canonical.digest(expand(document)):
-        raise Invalid(Problem("diagnosis", "is of another registration.yaml than the one here", again))
-    return digest
 
 
 def load_frozen(registry: Registry, id_: str) -> FrozenImport:
@@ -113,8 +96,5 @@ def load_frozen(registry: Registry, id_: str) -> FrozenImport:
         NotCheckable: its file is gone.
         Tampered: its bytes are not the ones sealed.
     """
-    path = registry.registration(id_) / "frozen.json"
-    files = ledger.sealed_files(ledger.parse(registry.ledger()), id_)
-    if registry.name(path) not in files:
-        raise Invalid(Problem(id_, "is not frozen", f"run `prereg-moe freeze {id_}`"))
-    return FrozenImport.from_bytes(registry.read_sealed(files, path, ""), registry.name(path))
+    name = registry.name(registry.registration(id_) / "frozen.json")
+    return FrozenImport.from_bytes(read_frozen(registry, id_), name)

@@ -10,9 +10,10 @@ from prereg_moe import canonical, templating
 from prereg_moe.errors import Invalid, Problem, Tampered
 from prereg_moe.importing.schema import Imported, parse
 
-__all__ = ["SCHEMA", "FrozenImport", "templates"]
+__all__ = ["DIAGNOSIS", "SCHEMA", "FrozenImport", "templates"]
 
 SCHEMA = "prereg-moe/import-frozen/1"
+DIAGNOSIS = "prereg-moe/import-diagnosis/1"
 _KEYS = {"schema", "software", "registration", "pins"}
 
 

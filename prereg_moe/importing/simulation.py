@@ -24,14 +24,14 @@ from prereg_moe.diagnosing.design import Design as Simulated
 from prereg_moe.diagnosing.design import Truth, blocks_of
 from prereg_moe.diagnosing.study import Task, run
 from prereg_moe.errors import Invalid, Problem
+from prereg_moe.importing.frozen import DIAGNOSIS
 from prereg_moe.importing.schema import Design, Imported
 from prereg_moe.registration import Registration, expand
 from prereg_moe.registration import parse as parse_registration
 from prereg_moe.registration.schema import ExpressionRule
 
-__all__ = ["SCHEMA", "diagnose", "registration_of"]
+__all__ = ["diagnose", "registration_of"]
 
-SCHEMA = "prereg-moe/import-diagnosis/1"
 _CHUNK = 10
 
 Progress = Callable[[int, int, str], None]
@@ -67,7 +67,7 @@ def diagnose(document: Imported, *, studies: int | None = None, progress: Progre
     if progress is not None:
         progress(len(jobs), len(jobs), "done")
     return {
-        "schema": SCHEMA,
+        "schema": DIAGNOSIS,
         "software": {"prereg-moe": prereg_moe.__version__},
         "registration": canonical.digest(expand(document)),
         "settings": {"studies": count, "design": design.model_dump(mode="json")},
