@@ -106,8 +106,4 @@ def look(id_: str, root: Path | None, as_json: bool) -> None:
     refuse_imported(registry, id_)
     with show.waiting("looking", as_json):
         verdicts, head = look_(registry, id_, time=now())
-    if as_json:
-        show.print_json({**verdicts.document, "head": head})
-        return
-    show.show_verdicts(verdicts.document)
-    show.out.print(f"head {head}")
+    show.say_verdicts(verdicts.document, head, as_json)

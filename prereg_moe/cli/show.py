@@ -30,6 +30,7 @@ __all__ = [
     "print_json",
     "progress",
     "say",
+    "say_verdicts",
     "show_attack",
     "show_audit",
     "show_claims",
@@ -133,6 +134,15 @@ def agreement(found: Any) -> Iterator[str]:
         )
     for why, count in found.by_stock.items():
         yield f"{count} conditions were computed by stock alone: {escape(why)}"
+
+
+def say_verdicts(document: Any, head: str, as_json: bool) -> None:
+    """Print what was judged and the ledger's head, for a program or for a person."""
+    if as_json:
+        print_json({**document, "head": head})
+        return
+    show_verdicts(document)
+    out.print(f"head {head}")
 
 
 def show_verdicts(document: Any) -> None:

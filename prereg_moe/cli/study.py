@@ -223,11 +223,7 @@ def verdict(id_: str, root: Path | None, as_json: bool) -> None:
     registry, id_ = find_study(root, id_)
     with show.waiting("judging", as_json):
         verdicts, head = judge(registry, id_, time=now())
-    if as_json:
-        show.print_json({**verdicts.document, "head": head})
-        return
-    show.show_verdicts(verdicts.document)
-    show.out.print(f"head {head}")
+    show.say_verdicts(verdicts.document, head, as_json)
 
 
 @click.command()
