@@ -2,6 +2,12 @@
 
 Nothing is done to the study itself. What no audit of a folder can see is listed as such
 (:data:`UNSEEN`), and one such cheat is played, so that nobody takes silence for innocence.
+
+    kinds       what a cheat is, and what a reader must hold to see it
+    copies      a copy of a study, and what every forger does to it
+    changes     what is changed in a document
+    history, design, results, files, spelling, course, elsewhere, vouched
+                the cheats by theme, in the order they are played
 """
 
 from __future__ import annotations

@@ -16,6 +16,12 @@ and 7 derives the evidence again from the copied source files.
 A step says *holds*, *fails* or *unchecked* (what it needs is not here, or is not due yet); no
 step raises and none stops the others. That all hold means the record agrees with itself and
 with the given head. It does not mean that nothing was run before the freeze.
+
+    sealed      steps 1 to 3, on bytes alone
+    frozen      steps 4 to 6
+    results     steps 7 to 9
+    elsewhere   the steps that differ for evidence made elsewhere
+    case        what the steps share
 """
 
 from __future__ import annotations
