@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from prereg_moe import canonical
 from prereg_moe.errors import Deviated, NotCheckable, PreregError, Problem, Tampered
 from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.registration.schema import Zero
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,7 +262,7 @@ def _problems(frozen: Frozen, condition: Condition, made: Any, where: str) -> li
     for axis, column in made["axes"].items():
         problems += _axis(column, len(frozen.items(condition.measure)[axis]), f"{where}, {axis}", per_token=per_token)
     problems += _engine(frozen, made.get("engine"), where)
-    return problems + _proof(condition, made["proof"], where)
+    return problems + _proof(frozen, condition, made["proof"], where)
 
 
 def _engine(frozen: Frozen, record: Any, where: str) -> list[PreregError]:
@@ -294,17 +295,22 @@ def _axis(column: Any, items: int, where: str, *, per_token: bool) -> list[Prere
     return []
 
 
-def _proof(condition: Condition, proof: Any, where: str) -> list[PreregError]:
+def _proof(frozen: Frozen, condition: Condition, proof: Any, where: str) -> list[PreregError]:
     """Return what is wrong with the proof that an intervention happened (or that none did)."""
     if condition.is_baseline:
         return [] if proof is None else [Deviated(Problem(where, "a baseline with an intervention's proof"))]
-    cells = sum(len(experts) for experts in condition.cells.values())
-    if not isinstance(proof, dict) or proof.get("leaks") != 0 or proof.get("masked_cells") != cells:
-        return [Deviated(Problem(where, f"its proof is {proof!r}", f"expected no leak and {cells} masked cells"))]
+    masked = frozen.masked(condition)
+    if not isinstance(proof, dict) or proof.get("leaks") != 0 or proof.get("masked_cells") != masked:
+        return [Deviated(Problem(where, f"its proof is {proof!r}", f"expected no leak and {masked} masked cells"))]
+    if isinstance(condition.intervention, Zero):
+        cells, slots = sum(len(experts) for experts in condition.cells.values()), proof.get("edited_slots")
+        if proof.get("edited_cells") != cells or not isinstance(slots, int) or slots < 1:
+            expected = f"expected {cells} edited cells and slots of tokens that were"
+            return [Deviated(Problem(where, f"its proof is {proof!r}", expected))]
     fired = proof.get("fired")
     layers = {str(layer) for layer in condition.cells}
     if not isinstance(fired, dict) or any(not fired.get(layer) for layer in layers):
-        return [Deviated(Problem(where, "a masked layer never fired", "the intervention did not happen"))]
+        return [Deviated(Problem(where, "a layer it names never fired", "the intervention did not happen"))]
     return []
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -35,6 +35,7 @@ from prereg_moe.registration import (
     Registration,
     blocks,
     boundaries,
+    expand,
     family_names,
     needs_null,
     parse,
@@ -42,7 +43,7 @@ from prereg_moe.registration import (
     split,
 )
 from prereg_moe.registration.document import place
-from prereg_moe.registration.schema import Claims, ExplicitFamily, NullControl, TopLift
+from prereg_moe.registration.schema import Claims, ExplicitFamily, Intervention, KeepOnly, NullControl, TopLift, Zero
 
 __all__ = ["SCHEMA", "Condition", "Frozen", "cells_to_json", "challenged", "derive"]
 
@@ -117,26 +118,26 @@ class Condition:
         registration: digest of the frozen registration.
         model: name of the model.
         measure: name of the measure.
-        gates: gate rule of the mask, None for the baseline.
-        cells: the masked cells, empty for the baseline.
+        intervention: the registered operator, None for the baseline.
+        cells: what it is given: the cells that are masked, zeroed or kept; empty for the baseline.
     """
 
     registration: str
     model: str
     measure: str
-    gates: Literal["renorm", "original"] | None
+    intervention: Intervention | None
     cells: Cells
 
     @property
     def is_baseline(self) -> bool:
         """Whether nothing is intervened on."""
-        return self.gates is None
+        return self.intervention is None
 
     def to_json(self) -> dict[str, Any]:
         """Return what the condition's digest is over."""
         intervention = None
-        if not self.is_baseline:
-            intervention = {"kind": "mask", "gates": self.gates, "cells": cells_to_json(self.cells)}
+        if self.intervention is not None:
+            intervention = {**expand(self.intervention), "cells": cells_to_json(self.cells)}
         return {
             "registration": self.registration,
             "model": self.model,
@@ -265,21 +266,28 @@ class Frozen:
         return Condition(self.digest, claims.model, claims.measure, None, {})
 
     def ablation(self, claims: Claims, family: str) -> Condition:
-        """Return the condition that masks a family."""
-        return self._mask(claims, self.families[claims.model, family])
+        """Return the condition that intervenes on a family."""
+        return self._under(claims, self.families[claims.model, family])
 
     def draws(self, claims: Claims, family: str) -> tuple[Condition, ...]:
-        """Return the conditions that mask random sets of the family's size (or its size and mass)."""
+        """Return the conditions that do the same to random sets of the family's size (or its size and mass)."""
         null, cells = self.registration.controls.null, self.families[claims.model, family]
         if null is not None and null.match == "mass":
             key: tuple[object, ...] = (claims.model, family)
         else:
             unit = self.registration.families[family_names(self.registration)[family][1]].build.unit
             key = (claims.model, unit, size_of(cells, unit), () if unit == "cells" else tuple(cells))
-        return tuple(self._mask(claims, draw) for draw in self._draws[key])
+        return tuple(self._under(claims, draw) for draw in self._draws[key])
 
-    def _mask(self, claims: Claims, cells: Cells) -> Condition:
-        return Condition(self.digest, claims.model, claims.measure, self.registration.intervention.gates, cells)
+    def _under(self, claims: Claims, cells: Cells) -> Condition:
+        return Condition(self.digest, claims.model, claims.measure, self.registration.intervention, cells)
+
+    def masked(self, condition: Condition) -> int:
+        """Return how many cells a condition makes unselectable."""
+        cells = sum(len(experts) for experts in condition.cells.values())
+        if isinstance(condition.intervention, KeepOnly):
+            return len(condition.cells) * int(self.document["layout"][condition.model]["experts"]) - cells
+        return 0 if isinstance(condition.intervention, Zero) else cells
 
     @cached_property
     def plan(self) -> Mapping[str, Condition]:
@@ -348,11 +356,13 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas], seed
     problems: list[Problem] = []
     for model in used:
         atlas = atlases[model]
+        if isinstance(registration.intervention, Zero):  # it keeps the routing, so it starves no router
+            atlas = replace(atlas, layout=replace(atlas.layout, top_k=0))
         for name, (axis, index) in family_names(registration).items():
             build = registration.families[index].build
             where = f"families[{index}], {model}, {name}"
             try:
-                cells = _family(build, axis, atlas, where)
+                cells = _family(registration, build, axis, atlas, where)
                 for null in _compared(registration, model, name):
                     seeded = null if seed is None else null.model_copy(update={"seed": seed})
                     entry = _draws(seeded, registration, atlas, model, name, cells)
@@ -383,10 +393,12 @@ def derive(registration: Registration, atlases: Mapping[str, RoutingAtlas], seed
     }
 
 
-def _family(build: TopLift | ExplicitFamily, axis: str, atlas: RoutingAtlas, where: str) -> dict[int, tuple[int, ...]]:
+def _family(
+    registration: Registration, build: TopLift | ExplicitFamily, axis: str, atlas: RoutingAtlas, where: str
+) -> dict[int, tuple[int, ...]]:
     cells = build_family(build, axis, atlas)
     size_of(cells, build.unit)  # refuses what no random set could match
-    if problems := atlas.layout.check(cells, where):
+    if problems := atlas.layout.check(cells, where, kept=isinstance(registration.intervention, KeepOnly)):
         raise Invalid(problems)
     return cells
 

@@ -26,7 +26,7 @@ from prereg_moe import canonical, ledger
 from prereg_moe.errors import Deviated, Problem, Tampered
 from prereg_moe.frozen import Frozen
 from prereg_moe.ledger import Seal
-from prereg_moe.registration import Registration, block_alpha, level
+from prereg_moe.registration import Registration, block_alpha, level, needs_null
 from prereg_moe.registration.schema import Claims, Looks
 
 __all__ = [
@@ -143,7 +143,8 @@ def unreachable(frozen: Frozen, shared_by: int) -> list[str]:
         for claims in registration.claims
         if null is not None
         and claims.tier == "confirmatory"
-        and registration.rules[claims.rule].kind == "modular"
+        and needs_null(registration, claims)
+        and registration.rules[claims.rule].kind != "expression"
         and 1 / (null.draws + 1) > block_alpha(registration, claims) / shared_by
     ]
 

@@ -390,8 +390,8 @@ PLACES = {
 }
 RUNS = {
     "measures": {"task"},
-    "intervention": {"mask"},
-    "rules": {"modular", "selective", "expression"},
+    "intervention": {"mask", "zero", "keep_only"},
+    "rules": {"modular", "selective", "noninferiority", "expression"},
     "controls.null": {"random_sets"},
     "families.build": {"top_lift", "explicit"},
 }

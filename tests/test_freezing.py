@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from world import AXES, DRAWS, EFFECTS, ID, ITEMS, TIME, World, tree
 
 from prereg_moe import canonical, check, freeze, load_frozen, stages, store
 from prereg_moe.errors import Deviated, Invalid, NotCheckable, PreregError, Tampered
 from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.registration.schema import Intervention
 from prereg_moe.registry import Registry
 
 
@@ -144,12 +148,15 @@ cells = st.dictionaries(st.integers(0, 9), st.sets(st.integers(0, 20), min_size=
 def test_conditions_share_a_name_only_where_they_are_the_same(
     one: dict[int, set[int]], other: dict[int, set[int]], gates: str
 ) -> None:
-    def named(mask: dict[int, set[int]], gate: str = gates) -> str:
-        return Condition("sha256:0", "m", "nll", gate, {k: tuple(v) for k, v in mask.items()}).digest  # type: ignore[arg-type]
+    def named(cells: dict[int, set[int]], **does: str) -> str:
+        does = does or {"kind": "mask", "gates": gates}
+        intervention: Any = TypeAdapter(Intervention).validate_python(does)
+        return Condition("sha256:0", "m", "nll", intervention, {k: tuple(v) for k, v in cells.items()}).digest
 
     assert (named(one) == named(other)) == (one == other)
     assert named(one) == named(dict(reversed(one.items())))
-    assert named(one, "renorm") != named(one, "original")
+    ways = [{"kind": kind, "gates": rule} for kind in ("mask", "keep_only") for rule in ("renorm", "original")]
+    assert len({named(one, **does) for does in [*ways, {"kind": "zero"}]}) == 5
     assert Condition("sha256:0", "m", "nll", None, {}).digest != named(one)
 
 

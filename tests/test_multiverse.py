@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_report_latex import compiled, complaints, write
-from world import AXES, DRAWS, EFFECTS, Edit, Effect, World, multiverse, registration
+from world import AXES, DRAWS, EFFECTS, Edit, Effect, World, gate_rule, multiverse, registration
 
 from prereg_moe import canonical, stats
 from prereg_moe.auditing import audit
@@ -186,15 +186,15 @@ def test_the_plan_grows_by_what_the_grid_needs_and_check_counts_it(tmp_path: Pat
     kinds = {"family" in entry for entry in frozen.document["draws"] if entry["model"] == "standard"}
     assert kinds == {True, False}  # of a family's mass, and shared by size
     assert [entry for entry in frozen.document["draws"] if entry["model"] == "planted" and "family" in entry] == []
-    gates = {(c.model, c.gates) for c in frozen.plan.values()}
+    gates = {(c.model, gate_rule(c)) for c in frozen.plan.values()}
     assert gates == {(model, g) for model in EFFECTS for g in ("renorm", None)} | {("standard", "original")}
     assert len(frozen.plan) <= counted
-    subject = {(c.measure, c.gates) for c in frozen.plan.values() if c.model == "standard"}
+    subject = {(c.measure, gate_rule(c)) for c in frozen.plan.values() if c.model == "standard"}
     assert subject == {(m, g) for m in ("nll", "nll_a") for g in ("renorm", "original", None)}
 
 
 def test_a_missing_condition_of_the_grid_is_not_checkable(explored: World) -> None:
-    condition = next(c for c in explored.frozen.plan.values() if c.gates == "original")
+    condition = next(c for c in explored.frozen.plan.values() if gate_rule(c) == "original")
     files = {path.name: path.read_bytes() for path in explored.evidence}
     from prereg_moe.errors import NotCheckable
 

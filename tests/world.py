@@ -32,6 +32,7 @@ from prereg_moe.evidence import Scores
 from prereg_moe.freezing import atlas_inputs, freeze, load_frozen
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.registration import load
+from prereg_moe.registration.schema import KeepOnly, Zero
 from prereg_moe.registry import Registry
 from prereg_moe.verdict import Verdicts
 
@@ -272,10 +273,10 @@ class World:
         if condition.is_baseline:
             return np.zeros(items)
         effect = self.effects[condition.model]
-        own = effect.own * (effect.original if condition.gates == "original" else 1.0)
+        own = effect.own * (effect.original if gate_rule(condition) == "original" else 1.0)
         tail = effect.tail * (np.arange(items) % 4 == 0)
         noise = effect.spread * _noise(condition.model, condition.measure, axis, repr(condition.cells), count=items)
-        return own * lost(axis, condition.cells) + effect.others + tail + noise
+        return own * lost(axis, condition) + effect.others + tail + noise
 
     def _put(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -289,15 +290,30 @@ def owned(axis: str) -> tuple[int, ...]:
     return (2 * index, 2 * index + 1)
 
 
-def lost(axis: str, cells: Cells) -> float:
-    """Return the share of an axis's own cells that are masked."""
+def gate_rule(condition: Condition) -> str | None:
+    """Return what a condition's intervention says of gates, None where it says nothing."""
+    return getattr(condition.intervention, "gates", None)
+
+
+def gone(condition: Condition) -> Cells:
+    """Return the cells that a condition masks or zeroes."""
+    if not isinstance(condition.intervention, KeepOnly):
+        return condition.cells
+    return {layer: tuple(set(range(EXPERTS)) - set(kept)) for layer, kept in condition.cells.items()}
+
+
+def lost(axis: str, condition: Condition) -> float:
+    """Return the share of an axis's own cells that a condition takes from it."""
+    cells = gone(condition)
     return sum(len(set(owned(axis)) & set(cells.get(layer, ()))) for layer in LAYERS) / (len(LAYERS) * SIZE)
 
 
 def proof(condition: Condition) -> dict[str, Any]:
     """Return what the guards of an intervention that happened count."""
-    cells = sum(len(experts) for experts in condition.cells.values())
-    return {"leaks": 0, "masked_cells": cells, "fired": {str(layer): 5 for layer in condition.cells}}
+    cells, fired = sum(map(len, gone(condition).values())), {str(layer): 5 for layer in condition.cells}
+    if isinstance(condition.intervention, Zero):
+        return {"leaks": 0, "masked_cells": 0, "edited_cells": cells, "edited_slots": 40, "fired": fired}
+    return {"leaks": 0, "masked_cells": cells, "fired": fired}
 
 
 def atlas_table() -> dict[str, Any]:

@@ -41,8 +41,9 @@ class Layout:
     experts: int
     top_k: int
 
-    def check(self, cells: Cells, where: str) -> list[Problem]:
-        """Return what forbids masking these cells: a layer or expert that is not there, too few left."""
+    def check(self, cells: Cells, where: str, *, kept: bool = False) -> list[Problem]:
+        """Return what forbids masking these cells (or all others of their layers, where they are kept):
+        a layer or expert that is not there, too few left, nothing masked."""
         problems = []
         for layer, experts in cells.items():
             place = f"{where}, layer {layer}"
@@ -55,12 +56,13 @@ class Layout:
                 problems.append(
                     Problem(place, f"experts {outside} do not exist", f"experts are 0 to {self.experts - 1}")
                 )
-            if self.experts - len(experts) < self.top_k:
-                problems.append(
-                    Problem(
-                        place, f"masks {len(experts)} of {self.experts} experts", f"the router needs {self.top_k} left"
-                    )
-                )
+            left = len(experts) if kept else self.experts - len(experts)
+            count = f"{len(experts)} of {self.experts} experts"
+            if left < self.top_k:
+                found = f"{'keeps' if kept else 'masks'} {count}"
+                problems.append(Problem(place, found, f"the router needs {self.top_k} left"))
+            if kept and left == self.experts:
+                problems.append(Problem(place, f"keeps {count}", "keep fewer, or leave the layer out"))
         return problems
 
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prereg_moe.errors import Invalid, Problem
-from prereg_moe.registration import Registration, block_alpha, family_names, needs_null, off_axes
-from prereg_moe.registration.schema import Claims, ExpressionRule, PlannedEffects, ScenarioName
+from prereg_moe.registration import Registration, block_alpha, family_names, needs_null, off_axes, undiagnosed
+from prereg_moe.registration.schema import Claims, ExpressionRule, NoninferiorityRule, PlannedEffects, ScenarioName
 
 __all__ = [
     "DRAW_CV",
@@ -198,8 +198,10 @@ def blocks_of(registration: Registration) -> tuple[Block, ...]:
     Confirmatory blocks are judged, the exploratory ones if there are none.
 
     Raises:
-        Invalid: no block but controls.
+        Invalid: no block but controls, or a claim of little harm.
     """
+    if problem := undiagnosed(registration):
+        raise Invalid(problem)
     tiers = {claims.tier for claims in registration.claims}
     judged = "confirmatory" if "confirmatory" in tiers else "exploratory"
     if judged not in tiers:
@@ -239,7 +241,7 @@ def _boundary(registration: Registration, claims: Claims) -> tuple[float, float]
     """Return κ and δ0 of the block's rule; for an expression those of the first rule that has them."""
     candidates = [registration.rules[claims.rule], *registration.rules.values()]
     for rule in candidates:
-        if not isinstance(rule, ExpressionRule):
+        if not isinstance(rule, ExpressionRule | NoninferiorityRule):
             return rule.kappa, rule.minimum_effect
     return _KAPPA, _UNIT
 

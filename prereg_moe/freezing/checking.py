@@ -117,15 +117,15 @@ def _count(registration: Registration) -> tuple[int, int, int]:
     def families(claims: Claims) -> tuple[str, ...]:
         return tuple(names) if claims.families == "all" else claims.families
 
-    cells: dict[tuple[object, ...], int] = {}  # (model, measure, what is masked) -> conditions
+    cells: dict[tuple[object, ...], int] = {}  # (model, measure, what is done to what) -> conditions
     for varied, claims in blocks(registration):
-        where, gates = (claims.model, claims.measure), varied.intervention.gates
+        where, done = (claims.model, claims.measure), varied.intervention
         cells[*where, None] = 1
         null = varied.controls.null if needs_null(varied, claims) else None
         for family in families(claims):
-            cells[*where, gates, family] = 1
+            cells[*where, done, family] = 1
             if null is not None:
-                cells[*where, gates, null.match, family if null.match == "mass" else names[family][1]] = null.draws
+                cells[*where, done, null.match, family if null.match == "mass" else names[family][1]] = null.draws
     scores = sum(n * registration.measures[str(m)].items * len(registration.axes) for (_, m, *_), n in cells.items())
     return sum(len(families(claims)) for claims in registration.claims), sum(cells.values()), scores
 

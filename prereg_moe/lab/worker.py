@@ -20,17 +20,17 @@ import transformers
 from prereg_moe import canonical, evidence
 from prereg_moe.errors import Deviated, Invalid, Problem
 from prereg_moe.freezing import load_frozen, read_items
-from prereg_moe.frozen import Condition, Frozen
+from prereg_moe.frozen import Condition, Frozen, cells_to_json
 from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.engines import Case, Engine
 from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.harness import Harness
-from prereg_moe.lab.intervene import Intervention, Mask, Starved, intervene
+from prereg_moe.lab.intervene import Intervention, KeepOnly, Mask, NeverFired, Scale, Starved, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
 from prereg_moe.lab.rescoring import rescore
 from prereg_moe.lab.tasks import tasks_of
-from prereg_moe.registration import Registration, parse
+from prereg_moe.registration import Registration, parse, schema
 from prereg_moe.registry import Registry, find_source
 
 __all__ = ["Session", "compute", "environment", "outlook", "pin", "record", "rescore"]
@@ -38,6 +38,7 @@ __all__ = ["Session", "compute", "environment", "outlook", "pin", "record", "res
 _PACKAGES = ("prereg-moe", "torch", "transformers", "lm-eval", "tokenizers", "numpy")
 _ATLAS_BATCH = 16
 _OUTLOOK_REQUESTS = 16
+_DONE = {"mask": "masked", "zero": "zeroed", "keep_only": "kept"}
 _STOCK_BATCH = 32  # what HFLM computes at once where another engine is registered
 
 
@@ -83,6 +84,7 @@ class Session:
             self._fed += each
             if condition.digest not in missing:
                 continue  # it was written before the run was interrupted, with these bytes
+            _happened(condition, found.proof)
             made = evidence.document(
                 frozen,
                 condition,
@@ -257,7 +259,27 @@ class _Bench:
 
 def _interventions(condition: Condition) -> tuple[Intervention, ...]:
     """Return what a condition does to the model."""
-    return () if condition.gates is None else (Mask(condition.cells, gates=condition.gates),)
+    match condition.intervention:
+        case None:
+            return ()
+        case schema.Mask(gates=gates):
+            return (Mask(condition.cells, gates=gates),)
+        case schema.KeepOnly(gates=gates):
+            return (KeepOnly(condition.cells, gates=gates),)
+        case schema.Zero():
+            return (Scale(condition.cells, factor=0.0),)
+
+
+def _happened(condition: Condition, proof: Mapping[str, Any] | None) -> None:
+    """Refuse scores of experts that were zeroed and that no token had selected: they are the baseline's.
+
+    Raises:
+        NeverFired: no contribution was changed.
+    """
+    if isinstance(condition.intervention, schema.Zero) and not (proof or {}).get("edited_slots"):
+        found = f"no token that a score depends on selected one of {cells_to_json(condition.cells)}: nothing was zeroed"
+        todo = "register larger families, or more items"
+        raise NeverFired(Problem(f"{condition.model}, {condition.measure}", found, todo))
 
 
 def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:
@@ -268,7 +290,8 @@ def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:
 
 def _label(condition: Condition) -> str:
     cells = sum(len(experts) for experts in condition.cells.values())
-    return f"{condition.model}, {condition.measure}: {'baseline' if condition.is_baseline else f'{cells} cells masked'}"
+    done = f"{cells} cells {_DONE[condition.intervention.kind]}" if condition.intervention else "baseline"
+    return f"{condition.model}, {condition.measure}: {done}"
 
 
 def _routing(bench: _Bench, name: str) -> dict[str, Any]:

@@ -6,7 +6,15 @@ looks, `grid` the specifications of its multiverse, `demand` what it asks of its
 
 from prereg_moe.registration.coherence import control_problems, repeats
 from prereg_moe.registration.grid import Specification, blocks, registered, specifications, vary
-from prereg_moe.registration.implied import block_alpha, family_names, needs_null, off_axes, task_name
+from prereg_moe.registration.implied import (
+    block_alpha,
+    family_names,
+    needs_null,
+    off_axes,
+    spares,
+    task_name,
+    undiagnosed,
+)
 from prereg_moe.registration.loading import differences, expand, load, parse, read_as
 from prereg_moe.registration.looks import boundaries, level, part_count, part_of, split
 from prereg_moe.registration.schema import SCHEMA, Registration
@@ -32,8 +40,10 @@ __all__ = [
     "read_as",
     "registered",
     "repeats",
+    "spares",
     "specifications",
     "split",
     "task_name",
+    "undiagnosed",
     "vary",
 ]

@@ -16,16 +16,19 @@ from typing import Any
 
 from prereg_moe import rules
 from prereg_moe.errors import Invalid, Problem
-from prereg_moe.registration import grid, looks
+from prereg_moe.registration import grid, implied, looks
 from prereg_moe.registration.implied import block_alpha, family_names, needs_null, off_axes
 from prereg_moe.registration.schema import (
     Claims,
     ExplicitFamily,
     ExpressionRule,
+    KeepOnly,
     Looks,
     ModelControl,
     ModelControls,
+    ModularRule,
     Registration,
+    SelectiveRule,
     TaskMeasure,
 )
 
@@ -40,6 +43,7 @@ def problems(registration: Registration) -> Iterator[Problem]:
     yield from _references(registration)
     yield from _repeats(registration)
     yield from _families(registration)
+    yield from _kept(registration)
     yield from _engine(registration)
     known = [
         (index, claims)
@@ -147,6 +151,31 @@ def _families(registration: Registration) -> Iterator[Problem]:
             )
 
 
+def _kept(registration: Registration) -> Iterator[Problem]:
+    """Yield what makes no sense where families are kept and not removed."""
+    if not isinstance(registration.intervention, KeepOnly):
+        return
+    for name, rule in registration.rules.items():
+        published = isinstance(rule, ExpressionRule) and {rule.confirm, rule.refute} & set(rules.NAMED)
+        if isinstance(rule, ModularRule | SelectiveRule) or published:
+            found = "claims that an axis is harmed, and keep_only leaves the family to serve it"
+            yield Problem(f"rules.{name}", found, "register kind: noninferiority, or intervention: {kind: mask, ...}")
+    for index, block in enumerate(registration.families):
+        where, build = f"families[{index}].build", block.build
+        if build.unit == "cells":
+            found = "is cells, and a layer of which a set holds no cell would keep all of its experts"
+            yield Problem(f"{where}.unit", found, "use per_layer or global_id: they keep as many in every layer")
+        if not isinstance(build, ExplicitFamily):
+            continue
+        empty = [layer for layer, experts in build.cells.items() if not experts]
+        for layer in empty:
+            found = "is empty, and a router needs experts to choose from"
+            yield Problem(f"{where}.cells.{layer}", found, "say which are kept, or leave the layer out: it keeps all")
+        if len(sizes := sorted({len(experts) for experts in build.cells.values()})) > 1 and not empty:
+            found = f"keeps {sizes[0]} to {sizes[-1]} experts a layer, and random sets keep as many in each"
+            yield Problem(f"{where}.cells", found, "keep as many in every layer, or register families apart")
+
+
 def _expressions(registration: Registration) -> Iterator[Problem]:
     for name, rule in registration.rules.items():
         if isinstance(rule, ExpressionRule):
@@ -174,7 +203,7 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
     null = registration.controls.null
     if null is None:
         yield Problem("controls.null", "is missing", f"the rule {claims.rule!r} compares with random experts")
-    elif registration.rules[claims.rule].kind == "modular":
+    elif not isinstance(registration.rules[claims.rule], ExpressionRule):
         alpha, needed = _smallest_level(registration, claims), _draws_needed(registration, claims)
         if null.draws < needed:
             yield Problem(
@@ -297,9 +326,11 @@ def _diagnosis(registration: Registration) -> Iterator[Problem]:
         if name not in registration.measures:
             known = ", ".join(registration.measures)
             yield Problem(f"diagnosis.effects.{name}", "is not one of the measures", f"known: {known}")
+    if undiagnosed := implied.undiagnosed(registration):
+        yield undiagnosed
     for claims in registration.claims:
         rule, planned = registration.rules[claims.rule], diagnosis.effects.get(claims.measure)
-        if planned is None or isinstance(rule, ExpressionRule) or claims.tier != "confirmatory":
+        if planned is None or not isinstance(rule, ModularRule | SelectiveRule) or claims.tier != "confirmatory":
             continue
         where, random = f"diagnosis.effects.{claims.measure}", planned.random if rule.kind == "modular" else 0.0
         if planned.on <= rule.kappa * planned.off:

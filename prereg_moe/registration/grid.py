@@ -16,7 +16,7 @@ from typing import Any
 
 from prereg_moe import rules
 from prereg_moe.errors import Problem
-from prereg_moe.registration.schema import Claims, ExpressionRule, Multiverse, Registration
+from prereg_moe.registration.schema import Claims, ExpressionRule, Multiverse, Registration, Zero
 
 __all__ = [
     "DIMENSIONS",
@@ -53,7 +53,7 @@ class Specification:
         correction: over the families of the block; None where the rule tests nothing.
         interval: kind of interval; None where no verdict hangs on one.
         null: what random sets are matched by; None where the rule compares with none.
-        gates: gate rule of the mask.
+        gates: gate rule of the intervention; None where it has none.
     """
 
     measure: str
@@ -61,7 +61,7 @@ class Specification:
     correction: str | None
     interval: str | None
     null: str | None
-    gates: str
+    gates: str | None
 
     def choices(self) -> dict[str, str | None]:
         """Return dimension -> choice."""
@@ -76,7 +76,8 @@ class Specification:
 def matters(rule: Any) -> frozenset[str]:
     """Return which of correction, interval and null can change a verdict by this rule."""
     if not isinstance(rule, ExpressionRule):
-        return frozenset({"correction", "null"} if rule.kind == "modular" else {"correction"})
+        compares = rule.kind == "modular" or (rule.kind == "noninferiority" and rule.better_than_random)
+        return frozenset({"correction", "null"} if compares else {"correction"})
     names = {name for text in (rule.confirm, rule.refute) if text for name in rules.parse(text).names}
     found = {"null"} if any(name.startswith("null.") for name in names) else set()
     if rule.worst_off == "upper_bound" or any(name.endswith((".lo", ".hi")) for name in names):
@@ -93,7 +94,7 @@ def registered(registration: Registration, claims: Claims) -> Specification:
         correction=registration.inference.multiplicity.method,
         interval=registration.inference.interval.kind,
         null=null.match if null is not None else None,
-        gates=registration.intervention.gates,
+        gates=None if isinstance(registration.intervention, Zero) else registration.intervention.gates,
     )
 
 
@@ -113,13 +114,15 @@ def specifications(registration: Registration, multiverse: Multiverse) -> tuple[
 
 def vary(registration: Registration, claims: Claims, specification: Specification) -> tuple[Registration, Claims]:
     """Return the registration and the block a specification stands for; the correction is `decide`'s argument."""
-    null, inference = registration.controls.null, registration.inference
+    null, inference, intervention = registration.controls.null, registration.inference, registration.intervention
+    if specification.gates is not None:
+        intervention = intervention.model_copy(update={"gates": specification.gates})
     if null is not None and specification.null is not None:
         null = null.model_copy(update={"match": specification.null})
     kind = specification.interval or inference.interval.kind
     varied = registration.model_copy(
         update={
-            "intervention": registration.intervention.model_copy(update={"gates": specification.gates}),
+            "intervention": intervention,
             "controls": registration.controls.model_copy(update={"null": null}),
             "inference": inference.model_copy(
                 update={"interval": inference.interval.model_copy(update={"kind": kind})}
@@ -192,6 +195,11 @@ def _idle(
 ) -> Iterator[Problem]:
     """Yield lists that no rule of the grid can be changed by, and random sets that are not registered."""
     held = frozenset[str]().union(*(matters(registration.rules[str(rule)]) for rule in listed["rule"]))
+    if entry.gates is not None and isinstance(registration.intervention, Zero):
+        yield Problem(f"{where}.gates", "are what zero keeps as they are", "remove it")
+    kinds = {registration.rules[str(rule)].kind for rule in listed["rule"]}
+    if "noninferiority" in kinds and kinds & {"modular", "selective"}:
+        yield Problem(f"{where}.rules", "claim little harm and much of it", "list rules that claim the same")
     for name in _BY_RULE:
         if getattr(entry, _LISTS[name]) is not None and name not in held:
             yield Problem(f"{where}.{_LISTS[name]}", "matters to no rule of the grid", "remove it, or add such a rule")
@@ -202,9 +210,10 @@ def _idle(
 def _unattainable(
     registration: Registration, families: int, where: str, listed: dict[str, tuple[str | None, ...]], alpha: float
 ) -> Iterator[Problem]:
-    """Yield corrections under which no data could confirm a claim by a ``modular`` rule."""
+    """Yield corrections under which no data could confirm a claim by a rule that tests against random sets."""
     null = registration.controls.null
-    if null is None or not any(registration.rules[str(rule)].kind == "modular" for rule in listed["rule"]):
+    tests = [rule for name in listed["rule"] if not isinstance(rule := registration.rules[str(name)], ExpressionRule)]
+    if null is None or not any("null" in matters(rule) for rule in tests):
         return
     harmonic = sum(1 / rank for rank in range(1, families + 1))
     factors = {"bonferroni": float(families), "holm": float(families), "by": harmonic}  # of the smallest p, if all tie

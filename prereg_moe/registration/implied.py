@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from prereg_moe.errors import Problem
 from prereg_moe.registration import grid
-from prereg_moe.registration.schema import Claims, Registration, TaskMeasure
+from prereg_moe.registration.schema import Claims, KeepOnly, Registration, TaskMeasure
 
-__all__ = ["block_alpha", "family_names", "needs_null", "off_axes", "task_name"]
+__all__ = ["block_alpha", "family_names", "needs_null", "off_axes", "spares", "task_name", "undiagnosed"]
 
 
 def family_names(registration: Registration) -> dict[str, tuple[str, int]]:
@@ -38,6 +39,22 @@ def task_name(measure: TaskMeasure, axis: str) -> str:
 def needs_null(registration: Registration, claims: Claims) -> bool:
     """Whether judging the block needs random expert draws."""
     return "null" in grid.matters(registration.rules[claims.rule])
+
+
+def spares(registration: Registration, claims: Claims) -> bool:
+    """Whether the block claims little harm, and not much: then a family is to harm less than random sets do."""
+    kept = isinstance(registration.intervention, KeepOnly)
+    return kept or registration.rules[claims.rule].kind == "noninferiority"
+
+
+def undiagnosed(registration: Registration) -> Problem | None:
+    """Return why error rates of the study cannot be simulated, None where they can: simulated families harm."""
+    blocks = [claims for claims in registration.claims if claims.rule in registration.rules]
+    if any(spares(registration, claims) for claims in blocks):
+        return Problem(
+            "diagnosis", "simulates claims of harm, and a claim here is that there is little", "leave it out"
+        )
+    return None
 
 
 def block_alpha(registration: Registration, claims: Claims) -> float:

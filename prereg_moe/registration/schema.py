@@ -37,12 +37,15 @@ __all__ = [
     "Inference",
     "Interval",
     "IntervalKind",
+    "Intervention",
+    "KeepOnly",
     "Looks",
     "Mask",
     "Model",
     "ModelControl",
     "ModularRule",
     "Multiverse",
+    "NoninferiorityRule",
     "NullControl",
     "Part",
     "PlannedEffects",
@@ -55,6 +58,7 @@ __all__ = [
     "SweepEngine",
     "TaskMeasure",
     "TopLift",
+    "Zero",
 ]
 
 SCHEMA = "prereg-moe/1"
@@ -70,8 +74,6 @@ PLANNED: dict[str, dict[str, str]] = {
     "intervention": {
         "none": "observation only",
         "identity": "a sham intervention",
-        "zero": "zero contribution with the routing kept",
-        "keep_only": "the complement of a family is masked",
         "skip_slots": "the lowest-weight slots are skipped",
         "capacity": "tokens over an expert's capacity are dropped",
         "gate_override": "top-1, native or soft-all gates",
@@ -114,7 +116,7 @@ PLANNED: dict[str, dict[str, str]] = {
 ELSEWHERE: dict[str, frozenset[str]] = {
     "measures": frozenset({"rows"}),
     "intervention": frozenset({"external"}),
-    "rules": frozenset({"superiority", "equivalence", "noninferiority", "absence", "dual_test"}),
+    "rules": frozenset({"superiority", "equivalence", "absence", "dual_test"}),
 }
 PLANNED_SECTIONS: dict[str, str] = {
     "arms": "training recipes or checkpoints compared over seeds",
@@ -245,6 +247,32 @@ class Mask(Part):
     gates: Literal["renorm", "original"]
 
 
+class Zero(Part):
+    """The family's experts contribute nothing, and the routing is kept.
+
+    A token that selected one of them selects it still, with the same gate, and gets nothing from
+    it: no other expert takes its place, and no gate is renormalised.
+    """
+
+    kind: Literal["zero"]
+
+
+class KeepOnly(Part):
+    """The router can choose nothing but the family's experts, in the layers the family names: a subset is deployed.
+
+    In those layers every other expert is masked, ``gates`` as for ``mask``; a layer the family does
+    not name keeps all of its experts. An effect is what is lost by deploying the family alone, + is
+    harm, so what is claimed of it is that it is small (``noninferiority``). A random set is kept in
+    the family's place.
+    """
+
+    kind: Literal["keep_only"]
+    gates: Literal["renorm", "original"]
+
+
+Intervention = Annotated[Mask | Zero | KeepOnly, Field(discriminator="kind")]
+
+
 class NullControl(Part):
     """Random expert sets of the family's size, each scored on every axis.
 
@@ -304,6 +332,18 @@ class SelectiveRule(Part):
     absolute: bool = False
 
 
+class NoninferiorityRule(Part):
+    """The intervention harms the family's own axis by less than ``margin`` on average.
+
+    ``better_than_random`` claims as well that it harms it less than the same done to random expert
+    sets, and needs them. Off-target axes are shown and decide nothing.
+    """
+
+    kind: Literal["noninferiority"]
+    margin: Annotated[float, Field(gt=0, le=1e6)]
+    better_than_random: bool = False
+
+
 class ExpressionRule(Part):
     """One line over estimates in a closed grammar; ``paper_point`` and ``paper_ci`` name the published ones.
 
@@ -318,7 +358,7 @@ class ExpressionRule(Part):
     worst_off: Literal["estimate", "upper_bound"] = "estimate"
 
 
-Rule = Annotated[ModularRule | SelectiveRule | ExpressionRule, Field(discriminator="kind")]
+Rule = Annotated[ModularRule | SelectiveRule | NoninferiorityRule | ExpressionRule, Field(discriminator="kind")]
 
 
 class Claims(Part):
@@ -384,9 +424,9 @@ class Multiverse(Part):
     """A block of claims judged under every combination of the choices listed: exploratory, it decides nothing.
 
     A list that is left out holds the registered choice only; one that is given holds it too. A
-    choice is combined with the rules it matters to: corrections with ``modular`` and ``selective``,
-    random sets with rules that compare with them, intervals with expressions that name an end of
-    one. Claims x specifications are at most 10,000.
+    choice is combined with the rules it matters to: corrections with rules that test, random sets
+    with rules that compare with them, intervals with expressions that name an end of one; gates with
+    interventions that have them. Claims x specifications are at most 10,000.
     """
 
     id: Name
@@ -513,7 +553,7 @@ class Registration(Part):
     ]
     atlas: Atlas | None = None
     families: tuple[FamilyBlock, ...] = ()
-    intervention: Mask
+    intervention: Intervention
     controls: Controls = Controls()
     rules: Annotated[dict[Name, Rule], Field(min_length=1)]
     claims: Annotated[tuple[Claims, ...], Field(min_length=1)]

@@ -9,6 +9,7 @@ from prereg_moe import canonical
 from prereg_moe.registration import parse
 from prereg_moe.report import figures, methods
 from prereg_moe.report.drawing import shade
+from prereg_moe.report.words import WORDS
 from prereg_moe.verdict.decide import REASONS
 
 __all__ = ["FLAGS", "RECORD", "context"]
@@ -32,10 +33,12 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         the verdict document, ``study`` its registration with every default.
     ``blocks``
         blocks of claims with their verdicts; ``tests`` those with error control, ``expressions`` the others;
-        each with its ``unit``, ``kappa``, ``minimum_effect``, ``units`` (n) and, in ``others``, what other rules say
-        of the same families.
+        each with its ``unit``, ``kappa``, ``minimum_effect``, ``margin``, ``units`` (n) and, in ``others``, what
+        other rules say of the same families.
     ``by_rule``, ``matrices``, ``controls``, ``counts``, ``replications``, ``routing``
         tables of a report.
+    ``words``
+        what the registered intervention is called: ``doing``, ``done``, ``effects``.
     ``figures``
         drawings by name, each with ``title``, ``caption`` and ``svg``.
     ``methods``, ``references``
@@ -55,10 +58,11 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
     used = {reason for entry in [*verdicts, *document["replications"]] for reason in entry["reasons"]}
     flags = {flag for entry in verdicts for flag in entry["flags"]}
     confirmatory = [entry for entry in verdicts if entry["tier"] == "confirmatory"]
-    sentences = methods.write(document, study)
+    sentences, words = methods.write(document, study), WORDS[study["intervention"]["kind"]]
     seen = {
         "document": document,
         "study": study,
+        "words": words,
         "blocks": blocks,
         "tests": [block for block in blocks if block["kind"] != "expression"],
         "expressions": [block for block in blocks if block["kind"] == "expression"],
@@ -70,7 +74,7 @@ def context(document: Mapping[str, Any]) -> dict[str, Any]:
         "routing": _routing(document),
         "replications": document["replications"],
         "record": dict.fromkeys(RECORD, ()) | dict(document.get("record", {})),
-        "reasons": {reason: REASONS[reason] for reason in REASONS if reason in used},
+        "reasons": {code: said.replace("masking", words.doing) for code, said in REASONS.items() if code in used},
         "flags": {flag: FLAGS[flag] for flag in FLAGS if flag in flags},
         "interval_kind": study["inference"]["interval"]["kind"].replace("_", "-"),
         "level": f"{100 * study['inference']['interval']['level']:.6g}%",
@@ -88,6 +92,7 @@ def _block(block: Mapping[str, Any], study: Mapping[str, Any], verdicts: list[Ma
         "kind": rule["kind"],
         "kappa": rule.get("kappa"),
         "minimum_effect": rule.get("minimum_effect"),
+        "margin": rule.get("margin"),
         "unit": _unit(measure),
         "items": measure.get("items"),
     }
@@ -110,7 +115,7 @@ def _others(block: Mapping[str, Any], blocks: list[dict[str, Any]]) -> list[dict
 
 
 def _matrices(blocks: list[dict[str, Any]], axes: list[str]) -> list[dict[str, Any]]:
-    """Return, for each model and measure, what masking each family does to each axis; None was not judged."""
+    """Return, for each model and measure, what intervening on each family does to each axis; None was not judged."""
     tables: dict[tuple[str, str], dict[str, Any]] = {}
     for block in blocks:
         if not block["verdicts"]:
@@ -119,7 +124,7 @@ def _matrices(blocks: list[dict[str, Any]], axes: list[str]) -> list[dict[str, A
         table = tables.setdefault(
             key, {"model": key[0], "measure": key[1], "unit": block["unit"], "axes": axes, "found": {}, "minimum": 0.0}
         )
-        table["minimum"] = max(table["minimum"], block["minimum_effect"] or 0.0)
+        table["minimum"] = max(table["minimum"], block["minimum_effect"] or block["margin"] or 0.0)
         for entry in block["verdicts"]:
             cells = {entry["axis"]: entry["estimates"]["on"], **entry["estimates"].get("off", {})}
             row = table["found"].setdefault(

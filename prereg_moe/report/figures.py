@@ -2,7 +2,7 @@
 
     forest-BLOCK    effects with intervals, beside random expert sets and the bar others must not pass
     null-BLOCK      every random expert set, and the family's place among them
-    matrix-MODEL-MEASURE  what masking each family does to each axis
+    matrix-MODEL-MEASURE  what intervening on each family does to each axis
     families-MODEL  which experts of which layers the families are
     atlas-MODEL     where each axis's tokens are routed, with its families outlined, where an atlas is registered
     curve-MULTIVERSE-FAMILY  a specification curve over its registered grid, where a multiverse is registered
@@ -33,9 +33,9 @@ def draw(seen: Mapping[str, Any]) -> tuple[Drawing, ...]:
     """Return the figures of what templates see (:func:`prereg_moe.report.context`), in the order of a report."""
     return (
         *(_forest(block, seen) for block in seen["tests"] if block["verdicts"]),
-        *(_nulls(block) for block in seen["tests"] if _compared(block)),
+        *(_nulls(block, seen["words"].doing) for block in seen["tests"] if _compared(block)),
         *(_matrix(table, seen) for table in seen["matrices"]),
-        *(maps.families(model, families) for model, families in maps.by_model(seen).items()),
+        *(maps.families(model, families, seen) for model, families in maps.by_model(seen).items()),
         *(maps.atlas(model, routing, seen) for model, routing in seen["document"].get("atlas", {}).items()),
         *(_curve(entry, seen) for entry in seen["document"].get("multiverse", ()) if _shown(entry)),
     )
@@ -89,7 +89,7 @@ def _forest(block: _Entry, seen: Mapping[str, Any]) -> Drawing:
         marks += _forest_row(entry, block, scale, top + _ROW * (number + 0.5))
     return Drawing(
         file_name("forest", block["id"]),
-        f"Effects of masking, {block['id']} ({block['model']})",
+        f"Effects of {seen['words'].effects}, {block['id']} ({block['model']})",
         _forest_caption(block, seen),
         WIDTH,
         bottom + 34,
@@ -138,7 +138,8 @@ def _forest_key(block: _Entry) -> Iterator[Mark]:
 def _forest_caption(block: _Entry, seen: Mapping[str, Any]) -> str:
     draws = _draws(block)
     sentences = [
-        f"Effect of masking each family of model {block['model']}, {block['unit']}, + is harm: on its own axis",
+        f"Effect of {seen['words'].doing} each family of model {block['model']}, {block['unit']}, + is harm: on its own"
+        " axis",
         "(disc) and on the worst other axis (ring).",
         f"Lines are {seen['level']} {seen['interval_kind']} intervals; n = {_n(block['verdicts'])} an axis.",
         f"Grey: range and mean of {draws} random expert sets on the family's axis." if draws else "",
@@ -148,13 +149,14 @@ def _forest_caption(block: _Entry, seen: Mapping[str, Any]) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _nulls(block: _Entry) -> Drawing:
+def _nulls(block: _Entry, doing: str) -> Drawing:
+    spares = block["kind"] == "noninferiority"
     entries = [entry for entry in block["verdicts"] if "null" in entry["estimates"]]
     left, right = _left(entries), WIDTH - _WORD
     values = [[*entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]] for entry in entries]
     scale = Scale.over((value for row in values for value in row), left, right)
     top, bottom = 22.0, 22.0 + _ROW * len(entries)
-    marks: list[Mark] = [Label(WIDTH, 9, "place from the top", "muted", "end", 10)]
+    marks: list[Mark] = [Label(WIDTH, 9, f"place from the {'bottom' if spares else 'top'}", "muted", "end", 10)]
     marks += [Dot(4, 9, 3, "on"), Label(12, 9, "the family", "muted", size=10)]
     marks += [Dot(82, 9, 2, "null"), Label(90, 9, "a random expert set", "muted", size=10)]
     marks += scale.marks(top, bottom, f"effect on the family's own axis, {block['unit']}")
@@ -163,10 +165,10 @@ def _nulls(block: _Entry) -> Drawing:
         draws, on = entry["estimates"]["null"]["draws"], entry["estimates"]["on"]["estimate"]
         marks.append(Dots(tuple((scale(value), y + _spread(n)) for n, value in enumerate(draws)), 1.6, "null"))
         marks += [Dot(scale(on), y, 3.5, "on"), Label(0, y, shorten(entry["family"]), bold=True)]
-        place = 1 + sum(draw >= on for draw in draws)
+        place = 1 + sum(draw <= on if spares else draw >= on for draw in draws)
         marks.append(Label(WIDTH, y, f"{place} of {len(draws) + 1}", "text", "end", 10))
     caption = (
-        f"Effect on the family's own axis, {block['unit']}, + is harm, of masking the family (large disc) and each of"
+        f"Effect on the family's own axis, {block['unit']}, + is harm, of {doing} the family (large disc) and each of"
         f" {_draws(block)} random expert sets of its size (small discs, spread vertically to be told apart) in model"
         f" {block['model']}; each is a mean over n = {_n(entries)}, without an interval. A family is compared with its"
         " random sets by its place among them."
@@ -203,7 +205,8 @@ def _matrix(table: _Entry, seen: Mapping[str, Any]) -> Drawing:
             own = axes[column] == row["axis"]
             marks.append(Label(box[0] + wide / 2, y + high / 2, text, "text", "middle", 9.5, bold=own))
     caption = (
-        f"Mean effect of masking the family of each row on the axis of each column, {table['unit']}, + is harm; model"
+        f"Mean effect of {seen['words'].doing} the family of each row on the axis of each column, {table['unit']}, + is"
+        " harm; model"
         f" {table['model']}, measure {table['measure']}, n = {table['units']} an axis. Bold: the family's own axis."
         f" Blue is harm, orange help, in four steps up to {effect(table['largest'])}. The intervals"
         f" ({seen['level']} {seen['interval_kind']}) are in the table of the report."

@@ -27,7 +27,7 @@ def by_model(seen: Mapping[str, Any]) -> dict[str, list[_Entry]]:
     return found
 
 
-def families(model: str, families: Sequence[_Entry]) -> Drawing:
+def families(model: str, families: Sequence[_Entry], seen: Mapping[str, Any]) -> Drawing:
     """Return the map of a model's families."""
     layers = sorted({layer for family in families for layer, _ in family["cells"]})
     experts = 1 + max((expert for family in families for _, chosen in family["cells"] for expert in chosen), default=0)
@@ -55,8 +55,8 @@ def families(model: str, families: Sequence[_Entry]) -> Drawing:
     bottom = top + high * len(layers)
     marks += _experts(experts, left, bottom)
     caption = (
-        f"The experts masked for each family of model {model}: {len(families)} families over {len(layers)} layers,"
-        f" experts 0 to {experts - 1}. A cell shared by families is divided between them."
+        f"The experts {seen['words'].done} for each family of model {model}: {len(families)} families over"
+        f" {len(layers)} layers, experts 0 to {experts - 1}. A cell shared by families is divided between them."
     )
     title = f"Where the families are ({model})"
     return Drawing(file_name("families", model), title, caption, WIDTH, bottom + 32, tuple(marks))

@@ -231,6 +231,8 @@ def _sentences(document: Mapping[str, Any], study: Mapping[str, Any]) -> Iterato
     yield from _intervention(study)
     if kinds & {"modular", "selective"}:
         yield from _rule(kinds)
+    if "noninferiority" in kinds:
+        yield from _noninferiority(study)
     if "expression" in kinds:
         named = {study["rules"][claims["rule"]].get("confirm") for claims in study["claims"]}
         published = bool(named & {"paper_point", "paper_ci"})
@@ -294,22 +296,31 @@ def _families(study: Mapping[str, Any]) -> Iterator[Sentence]:
 
 
 def _intervention(study: Mapping[str, Any]) -> Iterator[Sentence]:
-    mask, null = study["intervention"], study["controls"]["null"]
-    if mask["kind"] == "mask":
-        gates = {
-            "renorm": "before the softmax, so the gates of the others grow",
-            "original": "from the selection only, with the gates of the others kept",
-        }[mask["gates"]]
-        yield Sentence(f"A family is masked at the router: its experts are removed {gates}.")
+    done, null = study["intervention"], study["controls"]["null"]
+    gates = {
+        "renorm": "before the softmax, so the gates of the others grow",
+        "original": "from the selection only, with the gates of the others kept",
+        None: "",
+    }[done.get("gates")]
+    yield Sentence(
+        {
+            "mask": f"A family is masked at the router: its experts are removed {gates}.",
+            "zero": "A family is zeroed: its experts are selected as ever, with the gates they had, and contribute"
+            " nothing; no token is routed to others and no gate is renormalised.",
+            "keep_only": f"A family is kept alone: in the layers it names all other experts are removed at the router,"
+            f" {gates}; a layer it does not name keeps all of its experts.",
+        }[done["kind"]]
+    )
     if null:
         match = (
             f" and, within a fraction of {null['tolerance']:g}, its share of its own axis's routing"
             if null["match"] == "mass"
             else ""
         )
+        kept = ", kept in its place" if done["kind"] == "keep_only" else ""
         yield Sentence(
             f"Each family is compared with {null['draws']} random expert sets of its size{match}, drawn from all"
-            f" experts {_by(null['seed'])}."
+            f" experts {_by(null['seed'])}{kept}."
         )
 
 
@@ -337,6 +348,22 @@ def _rule(kinds: set[str]) -> Iterator[Sentence]:
         " the minimum effect, or another axis is shown to be harmed beyond on-target / κ.",
         ("romano", "westfall", "schuirmann"),
     )
+
+
+def _noninferiority(study: Mapping[str, Any]) -> Iterator[Sentence]:
+    yield Sentence(
+        "Non-inferiority rule: the mean harm to the family's own axis is tested against the registered margin,"
+        " one-sided, by Student's t and by a studentised bootstrap, of which the larger p counts (Holm over families);"
+        " it is refuted where the mean is shown to lie above the margin.",
+        ("schuirmann", "holm", "efron-tibshirani"),
+    )
+    rules = {claims["rule"] for claims in study["claims"]}
+    if any(study["rules"][rule].get("better_than_random") for rule in rules):
+        yield Sentence(
+            "Where it is claimed to be less than that of random sets, the claim's p is the largest of this one, the"
+            " family's place among the random sets and the same corrected over families (step-down max-T).",
+            ("berger", "phipson", "westfall"),
+        )
 
 
 def _inference(study: Mapping[str, Any]) -> Iterator[Sentence]:

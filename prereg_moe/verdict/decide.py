@@ -13,7 +13,8 @@ largest of
 CONFIRMED where it is at most alpha. REFUTED where parts 1 to 3 hold and some axis is shown to
 be harmed more than on / kappa, or where the excess is shown to lie inside the minimum effect.
 INCONCLUSIVE otherwise. ``selective`` is the same without random sets (part 3 becomes the effect
-itself). ``expression`` evaluates a registered line; it has no error control and says so.
+itself). ``noninferiority`` claims little harm (:mod:`~prereg_moe.verdict.noninferiority`).
+``expression`` evaluates a registered line; it has no error control and says so.
 
 Step-down max-T is the registered correction. A specification of a multiverse may name another:
 then a claim's p is the largest of its parts, each for the claim alone (part 4 with its floor), and
@@ -27,18 +28,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtr
+from scipy.special import stdtr
 
 from prereg_moe import rules, stats
-from prereg_moe.registration.schema import Correction, ExpressionRule, Inference, ModularRule, SelectiveRule
+from prereg_moe.registration.schema import (
+    Correction,
+    ExpressionRule,
+    Inference,
+    ModularRule,
+    NoninferiorityRule,
+    Rule,
+    SelectiveRule,
+)
 from prereg_moe.stats.resample import exact_mean, exact_variance
 from prereg_moe.stats.selectivity import FamilySelectivity, Selective
-from prereg_moe.verdict.estimate import Effects, Interval
+from prereg_moe.verdict.decision import (
+    CONFIRMED,
+    INCONCLUSIVE,
+    INVALID,
+    REASONS,
+    REFUTED,
+    Decision,
+    adjusted,
+    gated,
+    in_place,
+    near,
+)
+from prereg_moe.verdict.estimate import Effects, Interval, summary
+from prereg_moe.verdict.noninferiority import noninferior
 
 __all__ = [
     "CONFIRMED",
@@ -54,56 +76,12 @@ __all__ = [
     "worst",
 ]
 
-CONFIRMED, REFUTED, INCONCLUSIVE, INVALID = "CONFIRMED", "REFUTED", "INCONCLUSIVE", "INVALID"
-
-REASONS = {
-    "ALL_PARTS_HOLD": "every part of the rule holds at its corrected level",
-    "NOT_BEYOND_RANDOM": "not distinguishable from random expert sets of the same size",
-    "NOT_HARMED": "masking the family is not shown to harm its own axis",
-    "NOT_BEYOND_MINIMUM": "the effect is not shown to exceed the registered minimum",
-    "NOT_SELECTIVE": "not shown to spare every other axis",
-    "SKEW_UNCONFIRMED": "the data are skewed against the rule and the Welch-t version does not agree",
-    "HARMS_ANOTHER_AXIS": "another axis is shown to be harmed beyond on / kappa",
-    "NO_EFFECT": "the effect is shown to lie inside the registered minimum",
-    "TOO_FEW_UNITS": "fewer than two units",
-    "EXPRESSION_TRUE": "the registered expression is true",
-    "EXPRESSION_FALSE": "the registered expression is false, which by itself refutes nothing",
-    "EXPRESSION_UNKNOWN": "a quantity of the registered expression does not exist",
-    "REFUTING_EXPRESSION_TRUE": "the registered refuting expression is true",
-    "POSITIVE_CONTROL_FAILED": "the positive control did not come out as registered",
-    "NEGATIVE_CONTROL_FAILED": "the negative control did not come out as registered",
-}
-_KNIFE_EDGE_Z = 0.2  # standard errors between the verdict and its bar
 _PUBLISHED = 0.005  # half a unit of the second decimal
-_MONTE_CARLO_SE = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict on one family and why.
-
-    Attributes:
-        verdict: CONFIRMED, REFUTED, INCONCLUSIVE or INVALID.
-        reasons: keys of :data:`REASONS`, what decided first.
-        flags: what limits it.
-        p: largest p of the parts, each for this claim alone; None where the rule has none.
-        p_adjusted: the same, each part corrected over the block's families.
-        margin: distance to the nearest bar, in units of the measure; + is on the claim's side.
-        parts: the numbers behind it.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...]
-    flags: tuple[str, ...] = ()
-    p: float | None = None
-    p_adjusted: float | None = None
-    margin: float | None = None
-    parts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def decide(
     effects: Effects,
-    rule: ModularRule | SelectiveRule | ExpressionRule,
+    rule: Rule,
     inference: Inference,
     alpha: float,
     correction: Correction = "max_t",
@@ -124,13 +102,17 @@ def decide(
         return {family: Decision(INCONCLUSIVE, ("TOO_FEW_UNITS",), ("FEW_UNITS",)) for family in effects.families}
     if isinstance(rule, ExpressionRule):
         return {family: _expression(effects, family, rule) for family in effects.families}
-    test = test or tested
-    tests = test(effects, rule, inference, alpha, inference.resamples)
-    decisions = _concluded(tests, effects, rule, inference, alpha, correction)
+
+    def concluded(resamples: int) -> dict[str, Decision]:
+        if isinstance(rule, NoninferiorityRule):
+            return noninferior(effects, rule, inference, alpha, correction, resamples)
+        tests = (test or tested)(effects, rule, inference, alpha, resamples)
+        return _concluded(tests, effects, rule, inference, alpha, correction)
+
+    decisions = concluded(inference.resamples)
     doubtful = any("MONTE_CARLO" in decision.flags for decision in decisions.values())
     if doubtful and inference.escalation > inference.resamples:
-        tests = test(effects, rule, inference, alpha, inference.escalation)
-        decisions = _concluded(tests, effects, rule, inference, alpha, correction)
+        decisions = concluded(inference.escalation)
     return decisions
 
 
@@ -232,21 +214,11 @@ def _correct(tests: Tests, correction: Correction) -> _Corrected:
     alone = {**on.alone, "NOT_SELECTIVE": np.array([family.p_floor for family in spared.families])}
     claim = np.maximum.reduce(list(alone.values()))
     return _Corrected(
-        {reason: _in_place(p, claim, correction) for reason, p in alone.items()},
+        {reason: in_place(p, claim, correction) for reason, p in alone.items()},
         claim,
-        _adjusted(np.maximum.reduce(list(on.alone.values())), correction),
-        _adjusted(np.array([family.p_welch for family in spared.families]), correction),
+        adjusted(np.maximum.reduce(list(on.alone.values())), correction),
+        adjusted(np.array([family.p_welch for family in spared.families]), correction),
     )
-
-
-def _in_place(part: NDArray[np.float64], claim: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
-    """Return each claim's adjusted p if this part were all of it; where it is the largest part, that is its own."""
-    each = range(claim.size)
-    return np.array([_adjusted(np.where(np.arange(claim.size) == f, part, claim), correction)[f] for f in each])
-
-
-def _adjusted(p: NDArray[np.float64], correction: Correction) -> NDArray[np.float64]:
-    return p if correction == "none" else np.asarray(stats.adjust(p, correction))
 
 
 def _beyond_random(
@@ -267,7 +239,7 @@ def _beyond_random(
     harm_adjusted = np.asarray(stats.adjust(harm, "holm"))
     parts = tuple(
         {
-            "null": _null(null[family]),
+            "null": summary(null[family]),
             "excess": {
                 "estimate": float(beats.contrast[f]),
                 "low": float(beats.low[f]),
@@ -404,13 +376,11 @@ def _flags(
     alpha: float,
     resamples: int,
 ) -> tuple[str, ...]:
-    monte_carlo_se = math.sqrt(alpha * (1 - alpha) / resamples)
     held = {
         "FEW_UNITS": effects.units < inference.few_units,
         "SKEW": -family.skew > inference.skew_guard,
         "METHOD": (family.p <= alpha) != (welch <= alpha),
-        "MONTE_CARLO": abs(p - alpha) < _MONTE_CARLO_SE * monte_carlo_se,
-        "KNIFE_EDGE": 0 < p < 1 and abs(float(ndtri(p)) - float(ndtri(alpha))) < _KNIFE_EDGE_Z,
+        **near(p, alpha, resamples),
     }
     return tuple(flag for flag, holds in held.items() if holds)
 
@@ -439,18 +409,6 @@ def _selectivity(family: FamilySelectivity, welch: float) -> dict[str, Any]:
     }
 
 
-def _null(table: NDArray[np.float64]) -> dict[str, Any]:
-    """Return what the null draws did to a family's own axis  # table (draws, units)."""
-    draws = exact_mean(table.T)
-    sd = math.sqrt(float(exact_variance(draws))) if draws.size > 1 else None
-    return {
-        "mean": float(exact_mean(draws)),
-        "sd": sd,
-        "max": float(draws.max()),
-        "draws": [float(value) for value in draws],
-    }
-
-
 # ------------------------------------------------------------------ expressions
 
 
@@ -463,7 +421,7 @@ def _expression(effects: Effects, family: str, rule: ExpressionRule) -> Decision
     }
     parts: dict[str, Any] = {}
     if effects.null is not None:
-        parts["null"] = _null(effects.null[family])
+        parts["null"] = summary(effects.null[family])
         values |= {f"null.{name}": parts["null"][name] for name in ("mean", "sd", "max")}
     confirm = rules.parse(rule.confirm)
     refute = rules.parse(rule.refute) if rule.refute is not None else None
@@ -497,8 +455,3 @@ def worst(effects: Effects, family: str, by: str = "estimate") -> tuple[str, Int
 
 def _named(interval: Interval) -> list[tuple[str, float | None]]:
     return [("est", interval.estimate), ("lo", interval.low), ("hi", interval.high)]
-
-
-def gated(decision: Decision, failed: Sequence[str]) -> Decision:
-    """Return the decision as it stands once the controls are known: INVALID where one failed."""
-    return replace(decision, verdict=INVALID, reasons=tuple(failed)) if failed else decision

@@ -21,9 +21,9 @@ from prereg_moe.evidence import Evidence
 from prereg_moe.frozen import Condition
 from prereg_moe.registration import Registration, family_names, needs_null, off_axes
 from prereg_moe.registration.schema import Claims
-from prereg_moe.stats.resample import exact_mean
+from prereg_moe.stats.resample import exact_mean, exact_variance
 
-__all__ = ["Effects", "Interval", "assemble", "effects"]
+__all__ = ["Effects", "Interval", "assemble", "effects", "summary"]
 
 Array = NDArray[np.float64]
 
@@ -119,6 +119,18 @@ def assemble(
     off = {family: off_axes(registration, claims, axis[family]) for family in deltas}
     made = _intervals(registration, deltas) if intervals else {}
     return Effects(claims, tuple(deltas), axis, off, deltas, null, made)
+
+
+def summary(table: Array) -> dict[str, Any]:
+    """Return what the null draws did to a family's own axis  # table (draws, units)."""
+    draws = exact_mean(table.T)
+    sd = math.sqrt(float(exact_variance(draws))) if draws.size > 1 else None
+    return {
+        "mean": float(exact_mean(draws)),
+        "sd": sd,
+        "max": float(draws.max()),
+        "draws": [float(value) for value in draws],
+    }
 
 
 class _Units:

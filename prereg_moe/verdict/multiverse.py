@@ -29,9 +29,10 @@ matters). ``flipped`` counts specifications of a level with another verdict than
 ``alone`` is the verdict where only this choice is changed (null where it cannot matter to the registered rule).
 
 Joint p. Estimand: none. H0, for each kind of random sets: the family is exchangeable with its random
-sets under all (measure, gates) analyses of the grid together, that is, masking it harms its own axis like
-masking any random set. Statistic: the median over the analyses of the family's leave-one-out
-studentised effect among the sets (:func:`prereg_moe.stats.joint_null`). Sets matched by size and by mass
+sets under all (measure, gates) analyses of the grid together, that is, intervening on it harms its own axis
+like intervening on any random set. Statistic: the median over the analyses of the family's leave-one-out
+studentised effect among the sets (:func:`prereg_moe.stats.joint_null`), with its sign turned where the block
+claims little harm. Sets matched by size and by mass
 are different sets, so each kind is tested by itself and the larger p is joint: it is for "exchangeable with at
 least one kind". Rules, corrections and intervals do not enter, and selectivity is not tested.
 """
@@ -48,7 +49,7 @@ import numpy as np
 
 from prereg_moe import stats
 from prereg_moe.evidence import Evidence
-from prereg_moe.registration import Registration, Specification, registered, specifications, vary
+from prereg_moe.registration import Registration, Specification, registered, spares, specifications, vary
 from prereg_moe.registration.grid import DIMENSIONS
 from prereg_moe.registration.schema import Claims, Correction, Multiverse
 from prereg_moe.stats.resample import exact_mean
@@ -110,7 +111,7 @@ def _explored(
             "axis": evidence.frozen.axis_of(family),
             "tier": "exploratory",
             **_summary(grid, authored, rows),
-            **_joint(grid, measured, family),
+            **_joint(grid, measured, family, -1 if spares(registration, claims) else 1),
             "specifications": rows,
         }
 
@@ -234,18 +235,18 @@ def _levels(
     return found
 
 
-def _joint(grid: tuple[Specification, ...], measured: Measured, family: str) -> dict[str, Any]:
-    """Return the joint tests of a family against every kind of random sets in the grid."""
-    kinds: dict[str, dict[tuple[str, str], Effects]] = {}
+def _joint(grid: tuple[Specification, ...], measured: Measured, family: str, sign: int) -> dict[str, Any]:
+    """Return the joint tests of a family against every kind of random sets in the grid; ``sign`` -1: of less harm."""
+    kinds: dict[str, dict[tuple[str, str | None], Effects]] = {}
     for one in grid:
         if one.null is not None:
             kinds.setdefault(one.null, {}).setdefault((one.measure, one.gates), measured(one))
-    found = [{"null": kind, **_test(list(analyses.values()), family)} for kind, analyses in sorted(kinds.items())]
+    found = [{"null": kind, **_test(list(analyses.values()), family, sign)} for kind, analyses in sorted(kinds.items())]
     return {"joint": found, "joint_p": max((one["p"] for one in found), default=None)}
 
 
-def _test(analyses: list[Effects], family: str) -> dict[str, Any]:
-    own = [float(exact_mean(one.deltas[family][one.axis[family]])) for one in analyses]
-    draws = np.stack([exact_mean((one.null or {})[family].T) for one in analyses], axis=1)  # (draws, analyses)
+def _test(analyses: list[Effects], family: str, sign: int) -> dict[str, Any]:
+    own = [sign * float(exact_mean(one.deltas[family][one.axis[family]])) for one in analyses]
+    draws = sign * np.stack([exact_mean((one.null or {})[family].T) for one in analyses], axis=1)  # (draws, analyses)
     made = stats.joint_null(own, draws)
     return {"analyses": made.analyses, "draws": made.draws, "statistic": made.statistic, "p": made.p}
