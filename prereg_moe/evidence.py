@@ -304,7 +304,7 @@ def _proof(frozen: Frozen, condition: Condition, proof: Any, where: str) -> list
         return [Deviated(Problem(where, f"its proof is {proof!r}", f"expected no leak and {masked} masked cells"))]
     if isinstance(condition.intervention, Zero):
         cells, slots = sum(len(experts) for experts in condition.cells.values()), proof.get("edited_slots")
-        if proof.get("edited_cells") != cells or not isinstance(slots, int) or slots < 1:
+        if proof.get("edited_cells") != cells or type(slots) is not int or slots < 1:
             expected = f"expected {cells} edited cells and slots of tokens that were"
             return [Deviated(Problem(where, f"its proof is {proof!r}", expected))]
     fired = proof.get("fired")

@@ -190,7 +190,9 @@ def editor() -> jsonschema.Draft202012Validator:
         ("alpha: 0.05", "alfa: 0.05", ["inference"]),
         ("foreknowledge:", "forgotten:", []),
         ('seed: "2606"', "seed: 2606", ["inference", "seed"]),
-        ("gates: renorm", "gates: open", ["intervention", "gates"]),
+        ("gates: renorm", "gates: open", ["intervention"]),
+        ("kind: mask, gates: renorm", "kind: zero, gates: renorm", ["intervention"]),
+        ("kind: mask, gates: renorm", "kind: keep_only", ["intervention"]),
     ],
 )
 def test_a_broken_registration_does_not(

@@ -49,6 +49,15 @@ def _(copy: Copy) -> str:
     return copy.forge(copy.condition(0, baseline=False), lambda document: document["proof"].update(leaks=3))
 
 
+@cheat("an intervention on nothing", needs="finish")
+def _(copy: Copy) -> str:
+    """Keeps evidence whose guards saw no expert masked and no contribution changed, and seals it again."""
+    nothing = {"masked_cells": 0, "edited_cells": 0, "edited_slots": 0}
+    name = copy.edit(copy.condition(0, baseline=False), lambda document: document["proof"].update(nothing))
+    copy.reseal()
+    return name
+
+
 @cheat("evidence nobody planned", needs="finish")
 def _(copy: Copy) -> str:
     """Adds a run beside the planned ones, to choose from later."""

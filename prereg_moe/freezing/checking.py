@@ -10,7 +10,7 @@ from prereg_moe.errors import Invalid, NotCheckable, Problem
 from prereg_moe.freezing.items import cluster_of, read_items
 from prereg_moe.freezing.pinning import read_templates
 from prereg_moe.hub import missing_data
-from prereg_moe.registration import Registration, blocks, family_names, load, needs_null
+from prereg_moe.registration import Registration, blocks, family_names, load, needs_null, spares
 from prereg_moe.registration.schema import Claims, TaskMeasure
 from prereg_moe.registry import find_source
 
@@ -142,7 +142,7 @@ def _advice(registration: Registration) -> list[Problem]:
                 Problem(
                     f"claims[{index}].rule",
                     "is an expression: its error rate is not controlled",
-                    "prefer kind: modular",
+                    f"prefer kind: {'noninferiority' if spares(registration, claims) else 'modular'}",
                 )
             )
         measure, atlas = registration.measures[claims.measure], registration.atlas

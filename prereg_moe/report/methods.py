@@ -353,9 +353,9 @@ def _rule(kinds: set[str]) -> Iterator[Sentence]:
 def _noninferiority(study: Mapping[str, Any]) -> Iterator[Sentence]:
     yield Sentence(
         "Non-inferiority rule: the mean harm to the family's own axis is tested against the registered margin,"
-        " one-sided, by Student's t and by a studentised bootstrap, of which the larger p counts (Holm over families);"
-        " it is refuted where the mean is shown to lie above the margin.",
-        ("schuirmann", "holm", "efron-tibshirani"),
+        " one-sided, by a studentised bootstrap and by a skewness-corrected t, of which the larger p counts (Holm over"
+        " families); it is refuted where the mean is shown to lie above the margin.",
+        ("schuirmann", "efron-tibshirani", "hall", "holm"),
     )
     rules = {claims["rule"] for claims in study["claims"]}
     if any(study["rules"][rule].get("better_than_random") for rule in rules):
