@@ -15,7 +15,7 @@ from world import AXES, ID, World, registration, tree
 from prereg_moe import canonical, load
 from prereg_moe.attack.copies import Copy
 from prereg_moe.errors import Stopped
-from prereg_moe.registration import schema
+from prereg_moe.registration import planned, schema
 
 INVALID, TAMPERED, NOT_CHECKABLE, DEVIATED, STOPPED = 2, 3, 4, 5, 6
 TESTBED = Path(__file__).parent.parent / "registrations" / "testbed" / "registration.yaml"
@@ -270,7 +270,7 @@ def test_an_axis_named_no_without_quotes_is_text(run_cli: Cli, tmp_path: Path) -
 
 
 def planned_kinds() -> list[tuple[str, str]]:
-    return [(union, kind) for union, kinds in schema.PLANNED.items() for kind in kinds]
+    return [(union, kind) for union, kinds in planned.KINDS.items() for kind in kinds]
 
 
 def put_kind(union: str, kind: str) -> dict[str, Any]:
@@ -299,17 +299,17 @@ def put_kind(union: str, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("union", "kind"), planned_kinds())
 def test_a_planned_kind_is_refused_by_its_name(union: str, kind: str, run_cli: Cli, tmp_path: Path) -> None:
     said = checked(run_cli, tmp_path, put_kind(union, kind))
-    what = schema.PLANNED[union][kind]
+    what = planned.KINDS[union][kind]
     assert said.code == INVALID
     assert any(f"{kind!r} ({what}) is not available in this version" in problem for problem in errors_of(said)), said
 
 
-@pytest.mark.parametrize("section", schema.PLANNED_SECTIONS)
+@pytest.mark.parametrize("section", planned.SECTIONS)
 def test_a_planned_section_is_refused_by_its_name(section: str, run_cli: Cli, tmp_path: Path) -> None:
     said = checked(run_cli, tmp_path, {**registration(), section: {}})
     assert said.code == INVALID
     assert errors_of(said) == [
-        f"{section}: is for {schema.PLANNED_SECTIONS[section]} and is not available in this version; remove it"
+        f"{section}: is for {planned.SECTIONS[section]} and is not available in this version; remove it"
     ]
 
 
@@ -407,10 +407,10 @@ def test_every_primitive_of_the_collected_studies_has_a_place() -> None:
 
 @pytest.mark.parametrize("primitive", PLACES)
 def test_the_place_of_a_primitive_runs_or_is_refused_by_name(primitive: str) -> None:
-    keys = set(schema.Registration.model_fields) | set(schema.PLANNED_SECTIONS)
+    keys = set(schema.Registration.model_fields) | set(planned.SECTIONS)
     for place in PLACES[primitive]:
         union, _, kind = place.partition(": ")
-        known = RUNS.get(union, set()) | set(schema.PLANNED.get(union, ())) | schema.ELSEWHERE.get(union, frozenset())
+        known = RUNS.get(union, set()) | set(planned.KINDS.get(union, ())) | planned.ELSEWHERE.get(union, frozenset())
         assert (kind in known) if kind else union in keys, place
 
 

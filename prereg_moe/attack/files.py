@@ -53,9 +53,7 @@ def _(copy: Copy) -> str:
 def _(copy: Copy) -> str:
     """Keeps evidence whose guards saw no expert masked and no contribution changed, and seals it again."""
     nothing = {"masked_cells": 0, "edited_cells": 0, "edited_slots": 0}
-    name = copy.edit(copy.condition(0, baseline=False), lambda document: document["proof"].update(nothing))
-    copy.reseal()
-    return name
+    return copy.forge(copy.condition(0, baseline=False), lambda document: document["proof"].update(nothing))
 
 
 @cheat("evidence nobody planned", needs="finish")

@@ -1,7 +1,8 @@
 """The registration: what an author writes (`document`), what it may say (`schema`), how it is read (`loading`).
 
-`coherence` is what only the whole of it can tell, `implied` what follows from it, `looks` its interim
-looks, `grid` the specifications of its multiverse, `demand` what it asks of its diagnosis.
+`planned` is what a later version may say. `coherence` is what only the whole of it can tell, `implied`
+what follows from it, `looks` its interim looks, `grid` the specifications of its multiverse, `demand`
+what it asks of its diagnosis.
 """
 
 from prereg_moe.registration.coherence import control_problems, repeats

@@ -198,8 +198,12 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
             yield Problem(f"{where}.families", f"{name!r} is not one of the families", f"known: {', '.join(families)}")
         elif families[name][0] in registration.axes and not off_axes(registration, claims, families[name][0]):
             yield Problem(f"{where}.off", f"the family {name!r} has no off-target axis", "name at least one")
-    if not needs_null(registration, claims):
-        return
+    if needs_null(registration, claims):
+        yield from _draws(registration, claims, len(named))
+
+
+def _draws(registration: Registration, claims: Claims, count: int) -> Iterator[Problem]:
+    """Yield what is wrong with the random sets that a block of so many claims is compared with."""
     null = registration.controls.null
     if null is None:
         yield Problem("controls.null", "is missing", f"the rule {claims.rule!r} compares with random experts")
@@ -208,12 +212,12 @@ def _claims(registration: Registration, index: int, claims: Claims) -> Iterator[
         if null.draws < needed:
             yield Problem(
                 "controls.null.draws",
-                f"{null.draws} draws cannot bring {len(named)} claims ({claims.id}) to p <= {alpha:.4g}: "
+                f"{null.draws} draws cannot bring {count} claims ({claims.id}) to p <= {alpha:.4g}: "
                 f"the smallest p they can give is {1 / (null.draws + 1):.3g}",
                 f"register at least {needed}",
             )
-        elif null.draws < len(named):  # in max-T every family is assigned a draw of its own
-            found = f"{null.draws} draws for {len(named)} claims ({claims.id})"
+        elif null.draws < count:  # in max-T every family is assigned a draw of its own
+            found = f"{null.draws} draws for {count} claims ({claims.id})"
             yield Problem("controls.null.draws", found, "register at least one for each claim")
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from prereg_moe import canonical
 from prereg_moe.errors import Invalid, NotCheckable, Problem
-from prereg_moe.registration import coherence, schema
+from prereg_moe.registration import coherence, planned, schema
 from prereg_moe.registration.document import MAX_BYTES, place, read_yaml
 from prereg_moe.registration.schema import Registration
 
@@ -51,13 +51,13 @@ def parse(value: Any) -> Registration:
         Invalid: with every problem found, each with its place.
     """
     if isinstance(value, dict):
-        planned = [
+        later = [
             Problem(key, f"is for {what} and is not available in this version", "remove it")
-            for key, what in schema.PLANNED_SECTIONS.items()
+            for key, what in planned.SECTIONS.items()
             if key in value
         ]
-        if planned:
-            raise Invalid(planned)
+        if later:
+            raise Invalid(later)
     registration = read_as(Registration, value)
     problems = dict.fromkeys(coherence.problems(registration))  # blocks with one fault report it once
     if problems:
@@ -144,11 +144,11 @@ def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
         if not isinstance(found, str):
             return Problem(where, f"is {_short(found)}", f"expected {context.get('expected')}")
         union = ".".join(part for part in path if isinstance(part, str) and part != "kind")
-        for name, kinds in schema.PLANNED.items():
+        for name, kinds in planned.KINDS.items():
             if found in kinds and (union == name or union.startswith(name + ".") or union + ".kind" == name):
                 return Problem(where, f"{found!r} ({kinds[found]}) is not available in this version")
         if types is vars(schema) and any(
-            found in kinds and union.startswith(n) for n, kinds in schema.ELSEWHERE.items()
+            found in kinds and union.startswith(n) for n, kinds in planned.ELSEWHERE.items()
         ):
             todo = "register such evidence with schema: prereg-moe/import/1 (docs/import.md)"
             return Problem(where, f"{found!r} is for evidence made elsewhere", todo)

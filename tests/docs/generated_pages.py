@@ -23,7 +23,7 @@ from prereg_moe.begin import begin, json_schema
 from prereg_moe.cli import cli
 from prereg_moe.demo import REGISTRATION
 from prereg_moe.importing import schema as importing
-from prereg_moe.registration import schema
+from prereg_moe.registration import planned, schema
 from prereg_moe.rules import NAMED, QUANTITIES
 
 ROOT = Path(__file__).parents[2]
@@ -223,9 +223,9 @@ def _quantities() -> str:
 def _planned() -> str:
     kinds = [
         f"- `{place}`: " + ", ".join(f"`{kind}` ({what})" for kind, what in kinds.items())
-        for place, kinds in schema.PLANNED.items()
+        for place, kinds in planned.KINDS.items()
     ]
-    sections = ", ".join(f"`{name}` ({what})" for name, what in schema.PLANNED_SECTIONS.items())
+    sections = ", ".join(f"`{name}` ({what})" for name, what in planned.SECTIONS.items())
     return (
         "## Not yet\n\nThe vocabulary has a place for these, and this version refuses them by name.\n\n"
         + "\n".join([*kinds, f"- sections: {sections}"])
