@@ -1,6 +1,7 @@
 """Examples are tests: the Python in README.md, docs/*.md and docstrings, and every step of the tutorial.
 
-A page's examples run in order, in one temporary folder; those of README.md in this one. In the tutorial a fenced block
+A page's examples run in order, in one temporary folder; those of README.md in this one. In the tutorial, in caught.md
+and in interventions.md a fenced block
 
 * ``bash`` is run, and must succeed;
 * ``text`` is what the block before it printed; ``...`` stands for any text, alone on a line for any lines;
@@ -129,13 +130,13 @@ _readme = Sybil([PythonCodeBlockParser()], patterns=["README.md"], setup=enter_h
 _pages = Sybil(
     [PythonCodeBlockParser()],
     patterns=["docs/*.md"],
-    excludes=["tutorial.md", "caught.md"],
+    excludes=["tutorial.md", "caught.md", "interventions.md"],
     setup=enter,
     teardown=leave,
 )
 _tutorial = Sybil(
     [files, CodeBlockParser("bash", shell), CodeBlockParser("python", python), CodeBlockParser("text", compare)],
-    patterns=["docs/tutorial.md", "docs/caught.md"],
+    patterns=["docs/tutorial.md", "docs/caught.md", "docs/interventions.md"],
     setup=enter,
     teardown=leave,
 )

@@ -18,7 +18,7 @@ import yaml
 from prereg_moe.errors import Problem
 from prereg_moe.registration import Registration, task_name
 
-__all__ = ["missing_data", "snapshot"]
+__all__ = ["cached", "missing_data", "snapshot"]
 
 _FORMATS: Final = frozenset(  # what `datasets` reads without the hub
     {"arrow", "audiofolder", "cache", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "sql", "text", "xml"}
@@ -34,9 +34,23 @@ _Loader.add_multi_constructor("!", lambda *_: None)
 
 def snapshot(model: str, commit: str) -> Path:
     """Return where the cache keeps one commit of a model."""
-    return (
-        Path(os.environ.get("HF_HUB_CACHE", _home() / "hub")) / f"models--{model.replace('/', '--')}/snapshots/{commit}"
-    )
+    return _model(model) / "snapshots" / commit
+
+
+def cached(model: str) -> Path | None:
+    """Return the one copy of a model in the cache, its main branch where there are several; None where it is not one.
+
+    For looking at a model. A study names a commit.
+    """
+    main = _model(model) / "refs" / "main"
+    copies = sorted(path for path in _model(model).glob("snapshots/*") if path.is_dir())
+    named = [path for path in copies if main.is_file() and path.name == main.read_text("utf-8", "replace").strip()]
+    found = named or copies
+    return found[0] if len(found) == 1 else None
+
+
+def _model(model: str) -> Path:
+    return Path(os.environ.get("HF_HUB_CACHE", _home() / "hub")) / f"models--{model.replace('/', '--')}"
 
 
 def missing_data(registration: Registration, find: Callable[[str], Path]) -> list[Problem]:

@@ -565,7 +565,8 @@ def put(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
 
 
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "no model": (lambda d: d.pop("model"), "model: is None"),
+    "another kind of document": (lambda d: d.pop("mass"), "mass: is missing; docs"),
+    "no model": (lambda d: d.pop("model"), "model: is missing"),
     "a model with an escape sequence": (put("model", to="\x1b[31mred"), "model: is '\\x1b"),
     "one expert": (put("num_experts", to=1), "num_experts: is 1"),
     "true for a number": (put("num_experts", to=True), "num_experts: is True"),
@@ -662,7 +663,7 @@ FAMILIES = {"families": {"en": [1, 2], "fr": [3, 4]}, "family_K": 2, "family_mea
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda d: d.pop("families"), "map.json, families: is None"),
+        (lambda d: d.pop("families"), "map.json, families: is missing"),
         (put("families", "zz", to=[1]), "map.json, families.'zz': is not an axis of the mass"),
         (put("families", "en", to=[1, 24]), "map.json, families.en: is [1, 24]"),
         (put("families", "en", to=[1, 1]), "map.json, families.en: is [1, 1]"),

@@ -113,6 +113,8 @@ def read_mass(path: Path) -> Released:
         Invalid: it is too large, not JSON, or not of the format above; with every problem found.
     """
     document = _read(path, float)
+    if "mass" not in document:
+        raise Invalid(Problem(f"{path.name}, mass", "is missing", "docs/atlas.md says what such a file holds"))
     problems = list(_first(_head_problems(document)))
     if problems:
         raise Invalid([Problem(f"{path.name}, {p.where}", p.found, p.todo) for p in problems])
@@ -139,7 +141,7 @@ def read_families(path: Path, atlas: RoutingAtlas) -> ReleasedTables:
     core = roles.get("shared_core") if isinstance(roles, dict) else None
     size = document.get("family_K")
     if size is not None and not (_is_int(size) and 1 <= size <= atlas.layout.experts):
-        reader.refuse("family_K", f"is {_short(size)}", f"expected 1 to {atlas.layout.experts}")
+        reader.refuse("family_K", _is(size), f"expected 1 to {atlas.layout.experts}")
     tables = ReleasedTables(
         families=families,
         size=size,
@@ -164,12 +166,12 @@ def read_summary(path: Path, atlas: RoutingAtlas) -> ReleasedTables:
     nested = document.get("per_category_cov_mass")
     rows: dict[str, Any] = {}
     if nested is not None and not isinstance(nested, dict):
-        reader.refuse("per_category_cov_mass", f"is {_short(nested)}", "expected axis -> K -> share")
+        reader.refuse("per_category_cov_mass", _is(nested), "expected axis -> K -> share")
     for axis, row in nested.items() if isinstance(nested, dict) else ():
         if isinstance(row, dict):
             rows |= {f"{axis}|{size}": value for size, value in row.items()}
         else:
-            reader.refuse(f"per_category_cov_mass.{_short(axis)}", f"is {_short(row)}", "expected K -> share")
+            reader.refuse(f"per_category_cov_mass.{_short(axis)}", _is(row), "expected K -> share")
     coverage = reader.table({"per_category_cov_mass": rows}, "per_category_cov_mass", reader.axis_size)
     tables = ReleasedTables(coverage=coverage if rows else None, overlap=reader.overlaps(document))
     if not rows and not tables.overlap:
@@ -207,13 +209,13 @@ class _Reader:
         experts = self._atlas.layout.experts
         good = isinstance(value, list) and all(_is_int(e) and 0 <= e < experts for e in value)
         if not good or len(set(value)) < len(value):
-            self.refuse(where, f"is {_short(value)}", f"expected different expert ids, 0 to {experts - 1}")
+            self.refuse(where, _is(value), f"expected different expert ids, 0 to {experts - 1}")
             return ()
         return tuple(sorted(value))
 
     def families(self, value: Any) -> dict[str, tuple[int, ...]]:
         if not isinstance(value, dict) or not value:
-            self.refuse("families", f"is {_short(value)}", "expected axis -> expert ids")
+            self.refuse("families", _is(value), "expected axis -> expert ids")
             return {}
         for axis in value:
             if not self.axis(axis):
@@ -227,13 +229,13 @@ class _Reader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            self.refuse(name, f"is {_short(value)}", "expected a table of numbers")
+            self.refuse(name, _is(value), "expected a table of numbers")
             return None
         for row, number in value.items():
             if not known(row):
                 self.refuse(f"{name}.{_short(row)}", "is no row of this atlas", f"axes: {self._axes()}")
             elif not _is_number(number):
-                self.refuse(f"{name}.{row}", f"is {_short(number)}", "expected a finite number")
+                self.refuse(f"{name}.{row}", _is(number), "expected a finite number")
         good = {row: number for row, number in value.items() if known(row) and _is_number(number)}
         return Printed(name, {row: float(n) for row, n in good.items()}, max(map(_decimals, good.values()), default=0))
 
@@ -256,25 +258,25 @@ def _head_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what is wrong with everything but the numbers."""
     model, experts, top_k = document.get("model"), document.get("num_experts"), document.get("top_k")
     if not _is_name(model, 500):
-        yield Problem("model", f"is {_short(model)}", "expected printable text")
+        yield Problem("model", _is(model), "expected printable text")
     if not (_is_int(experts) and 2 <= experts <= _MAX_EXPERTS):
-        yield Problem("num_experts", f"is {_short(experts)}", f"expected a whole number, 2 to {_MAX_EXPERTS}")
+        yield Problem("num_experts", _is(experts), f"expected a whole number, 2 to {_MAX_EXPERTS}")
     elif not (_is_int(top_k) and 1 <= top_k <= experts):
-        yield Problem("top_k", f"is {_short(top_k)}", f"expected a whole number, 1 to {experts}")
+        yield Problem("top_k", _is(top_k), f"expected a whole number, 1 to {experts}")
     axes, layers = document.get("categories"), document.get("layers")
     if not (isinstance(axes, list) and 2 <= len(axes) <= _MAX_AXES and all(_is_name(axis, 64) for axis in axes)):
-        yield Problem("categories", f"is {_short(axes)}", f"expected 2 to {_MAX_AXES} printable names without |")
+        yield Problem("categories", _is(axes), f"expected 2 to {_MAX_AXES} printable names without |")
     elif len(set(axes)) < len(axes):
         yield Problem("categories", "repeats a name", "name each axis once")
     if not (isinstance(layers, list) and 1 <= len(layers) <= _MAX_LAYERS and all(map(_is_int, layers))):
-        yield Problem("layers", f"is {_short(layers)}", f"expected 1 to {_MAX_LAYERS} decoder indices")
+        yield Problem("layers", _is(layers), f"expected 1 to {_MAX_LAYERS} decoder indices")
     elif layers[0] < 0 or any(b <= a for a, b in pairwise(layers)):
         yield Problem("layers", "are not ascending from 0 or more", "list each decoder index once, in order")
     lost = document.get("capture_errs", 0)
     if not (_is_int(lost) and lost >= 0):
-        yield Problem("capture_errs", f"is {_short(lost)}", "expected a count")
+        yield Problem("capture_errs", _is(lost), "expected a count")
     if not isinstance(document.get("mass"), dict):
-        yield Problem("mass", f"is {_short(document.get('mass'))}", "expected axis -> layer -> numbers")
+        yield Problem("mass", _is(document.get("mass")), "expected axis -> layer -> numbers")
 
 
 def _mass_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
@@ -286,7 +288,7 @@ def _mass_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
         if rows is None:
             continue
         if not isinstance(rows, dict):
-            yield Problem(f"mass.{axis}", f"is {_short(rows)}", "expected layer -> numbers")
+            yield Problem(f"mass.{axis}", _is(rows), "expected layer -> numbers")
             continue
         yield from _same_keys(f"mass.{axis}", rows, layers, "layers")
         for layer in layers:
@@ -296,11 +298,11 @@ def _mass_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _row_problem(row: Any, experts: int) -> tuple[str, str] | None:
     if not isinstance(row, list) or len(row) != experts:
-        found = f"has {len(row)} numbers" if isinstance(row, list) else f"is {_short(row)}"
+        found = f"has {len(row)} numbers" if isinstance(row, list) else _is(row)
         return found, f"expected one number for each of {experts} experts; layers of other sizes cannot be read"
     for expert, value in enumerate(row):
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_MASS:
-            return f"has {_short(value)} for expert {expert}", "expected tokens: a finite number, not negative"
+            return f"has {_short(value)} for expert {expert}", f"expected tokens: a number from 0 to {_MAX_MASS:g}"
     if not sum(row) > 0:
         return "is all zero", "a layer nothing was routed in has no shares: leave the layer out"
     return None
@@ -330,7 +332,7 @@ def _read(path: Path, number: Callable[[str], Any]) -> dict[str, Any]:
         found = "is nested too deeply" if isinstance(error, RecursionError) else f"is not JSON ({error})"
         raise Invalid(Problem(path.name, found, "give the JSON file as it was released")) from error
     if not isinstance(document, dict):
-        raise Invalid(Problem(path.name, f"is {_short(document)}", "expected a JSON object"))
+        raise Invalid(Problem(path.name, _is(document), "expected a JSON object"))
     return document
 
 
@@ -375,6 +377,10 @@ def _is_name(value: Any, length: int) -> bool:
 def _decimals(value: Any) -> int:
     exponent = value.as_tuple().exponent if isinstance(value, Decimal) else 0
     return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _is(value: Any) -> str:
+    return "is missing" if value is None else f"is {_short(value)}"
 
 
 def _short(value: Any) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
 from prereg_moe.cli import show
 from prereg_moe.cli.common import (
@@ -107,33 +106,28 @@ def _remarks(root: Path | None, folder: Path, id_: str) -> list[str]:
 @click.command()
 @click.argument("model")
 @json_option
-def inspect(model: str, as_json: bool) -> None:
-    """Show the MoE layers, routers and experts found in a local model folder, or why it cannot be used.
+def inspect(model: str, as_json: bool) -> int:
+    """Show how a model routes and which interventions it allows, or why none.
+
+    MODEL is a folder, or ORG/NAME in the hub's local cache. Nothing is downloaded and no weight is read, so config.json
+    is enough and a model may be larger than this machine. Weights that lie beside it are checked to be whole.
+
+    The exit code is 2 for a model that cannot be used, and for one of which no layer can be masked.
 
     \b
     Example:
       prereg-moe inspect ./model
+      prereg-moe inspect allenai/OLMoE-1B-7B-0924
     """
     from prereg_moe import lab
 
-    found = lab.inspect(Path(model))
-    table = Table(box=None)
-    for name in ("layer", "router", "experts", "k", "groups", "selection", "shared"):
-        table.add_column(name)
-    for layer in found["layers"]:
-        groups = f"{layer['groups_kept']} of {layer['groups']}" if layer["groups"] > 1 else "-"
-        shared = ", ".join(layer["shared"]) or "-"
-        cells = (
-            layer["layer"],
-            layer["router"],
-            layer["n_experts"],
-            layer["top_k"],
-            groups,
-            layer["selection"],
-            shared,
-        )
-        table.add_row(*(escape(str(cell)) for cell in cells))
-    show.say(found, [f"{escape(found['model'])}: {len(found['layers'])} MoE layers", table], as_json)
+    with show.waiting("building it without its weights", as_json):
+        found = lab.inspect(model)
+    if as_json:
+        show.print_json(found)
+    else:
+        show.show_model(found)
+    return 0 if found["maskable_layers"] else Invalid.exit_code
 
 
 def _ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:

@@ -35,6 +35,7 @@ __all__ = [
     "show_audit",
     "show_claims",
     "show_diagnosis",
+    "show_model",
     "show_verdicts",
     "steps",
     "tables",
@@ -308,6 +309,118 @@ def _errors_and_power(figures: Any) -> tuple[str, str, str]:
 
 def _percent(rate: Any) -> str:
     return "-" if rate is None else f"{100 * rate['estimate']:.0f}"
+
+
+def show_model(found: Any) -> None:
+    """Print what can be done to a model: once for all layers that are alike."""
+    size = found["size"]
+    out.print(f"[bold]{escape(found['model'])}[/] ({escape(found['model_type'])}) in {escape(found['folder'])}")
+    out.print(
+        f"{_billions(size['parameters'])} parameters, {size['in_experts'] / size['parameters']:.0%} of them in experts;"
+        f" at most {_billions(size['active'])} work on a token"
+    )
+    loaded = f"{_gigabytes(size['float32_bytes'])} to load in float32, {_gigabytes(size['bfloat16_bytes'])} in bfloat16"
+    stored = size["stored_bytes"]
+    here = f"{_gigabytes(stored)} of weights here, whole by their names and shapes; " if stored else ""
+    out.print(here + loaded)
+    out.print(f"experts_implementation: {', '.join(found['experts_implementations'])}")
+    if not found["weights"]:
+        out.print("[yellow]no weights here:[/] all of this follows from config.json; a run needs the whole checkpoint")
+    if found["quantisation"]:
+        how = escape(found["quantisation"])
+        out.print(
+            f"[yellow]quantised ({how}):[/] a run computes in the registered dtype, where transformers can do that"
+        )
+    if found["dense_layers"]:
+        out.print(f"dense, nothing to mask: layers {_ranges(found['dense_layers'])}")
+    alike: dict[str, list[Any]] = {}
+    for layer in found["layers"]:
+        told = {name: value for name, value in layer.items() if name not in {"layer", "path"}}
+        alike.setdefault(json.dumps(told), []).append(layer)
+    for layers in alike.values():
+        _show_layers(layers)
+    if not found["maskable_layers"]:
+        out.print("\n[red]No layer of this model can be masked.[/]")
+
+
+def _show_layers(layers: Sequence[Any]) -> None:
+    """Print one paragraph on layers that differ in nothing but their place."""
+    one, numbers = layers[0], [layer["layer"] for layer in layers]
+    number = "layer" if len(numbers) == 1 else f"{len(numbers)} layers:"
+    refused = "" if one["gates"] else "  [bold red]CANNOT BE MASKED[/]"
+    out.print(f"\n[bold]{number} {_ranges(numbers)}[/]{refused}")
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _about(one):
+        table.add_row(name, text)
+    out.print(table)
+
+
+def _about(layer: Any) -> Iterator[tuple[str, str]]:
+    """Yield what is to be said of a layer: a word, and the text on it."""
+    extra = f" and {layer['no_op_classes']} no-op classes" if layer["no_op_classes"] else ""
+    yield (
+        "experts",
+        f"{layer['n_experts']}{extra}, {layer['top_k']} a token"
+        + (f"; shared by all tokens: {escape(', '.join(layer['shared']))}" if layer["shared"] else ""),
+    )
+    yield "router", f"{escape(layer['router'])}: {escape(', '.join(layer['steps']) or 'no comparison')}"
+    if layer["groups_kept"] < layer["groups"]:
+        yield "groups", f"searches {layer['groups_kept']} of {layer['groups']}"
+    if layer["selection"] != "in the router":
+        yield "selects", escape(layer["selection"])
+    if layer["experts_take"] != "indices":
+        yield "inputs", "gates multiply what goes into the experts, not what comes out"
+    if layer["refusal"]:
+        yield "[red]refused[/]", f"[red]{escape(layer['refusal'])}; its router cannot be edited[/]"
+    if layer["gates"]:
+        more = ", more where they are spread over groups" if layer["groups_kept"] < layer["groups"] else ""
+        yield "mask", f"any {layer['max_masked']} of {layer['n_experts']} experts{more}"
+        yield "gates", _gate_rules(layer)
+    refusals: dict[str, list[str]] = {}
+    for name, why in layer["operators"].items():
+        refusals.setdefault(why, []).append(name)
+    yield "can", ", ".join(refusals.pop("", ["record only"])) + (", recording" if "" not in refusals else "")
+    for why, names in refusals.items():
+        if layer["refusal"] and layer["refusal"] in why:
+            why = "its router cannot be edited"
+        yield "[yellow]cannot[/]", f"{', '.join(names)}: {escape(why)}"
+
+
+def _gate_rules(layer: Any) -> str:
+    """Return which gate rule to register, and why."""
+    if "renorm" not in layer["gates"]:
+        return f"[yellow]register original; renorm is refused: {escape(layer['no_logits'])}[/]"
+    if layer["renorm_is_local"]:
+        return "renorm or original: both leave a token alone that selects no masked expert"
+    why = "its groups are chosen anew" if layer["gates_normalised"] else "its other gates grow"
+    return (
+        "[yellow]register original to change only tokens that would select a masked expert; with renorm any token may "
+        f"change, for {why} (so does published work that masks logits)[/]"
+    )
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return whole numbers in order as ``0-2,5``."""
+    runs: list[list[int]] = []
+    for one in sorted(numbers):
+        if runs and one == runs[-1][-1] + 1:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _billions(count: int) -> str:
+    return next(
+        (f"{count / size:.3g}{unit}" for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if count >= size),
+        str(count),
+    )
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
 
 
 def show_audit(result: Any) -> None:

@@ -124,15 +124,17 @@ def outlook(registry: Registry, id_: str, *, progress: Progress) -> dict[str, An
     return {"missing": len(todo), "item_scores": scores, **cost}
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return what structural discovery finds in a local model: layers, routers, experts, top-k.
+def inspect(model: str | Path) -> dict[str, Any]:
+    """Return what can be done to a model of this machine: its layers, routers, operators and sizes, as JSON.
+
+    No weight is read, so a model that does not fit into memory, or of which config.json alone is here, will do.
 
     Raises:
-        Invalid: the folder holds no loadable model, or one that cannot be intervened on exactly.
+        Invalid: no such model here, one that could not be run, or one without a layer that can be observed exactly.
     """
     import transformers  # torch: only here and in the workers
 
-    from prereg_moe.lab.models import discover, load_model
+    from prereg_moe.lab.inspecting import inspect as inspect_
 
     transformers.logging.set_verbosity_error()  # its advice is about training and sharding
-    return discover(load_model(folder)[0]).describe()
+    return inspect_(str(model))

@@ -147,7 +147,7 @@ def discover_again(moe: MoE, model: Any) -> MoE:
     """Discovery of a model whose weights, and so whose probe, may hold NaN."""
     found = discover(model)
     assert [layer.describe() for layer in found.layers] == [
-        {**layer.describe(), "gates_normalised": mine.normalised}
+        {**layer.describe(), "gates_normalised": mine.normalised, "renorm_is_local": mine.renorm_is_local}
         for layer, mine in zip(moe.layers, found.layers, strict=True)
     ]
     return found

@@ -1,7 +1,7 @@
 """Peers side by side: what other packages record and mask on the same tiny models, judged by our spy.
 
-    python tests/peers/interventions.py            # print the tables
-    python tests/peers/interventions.py --write    # put them into docs/interventions.md
+    python tests/peers/interventions.py            # print the table
+    python tests/peers/interventions.py --write    # put it into docs/interventions.md
 
 Run it in an environment of its own that has the project's packages and
 ``pip install moewatch plumb-moe nnsight nnterp``; a peer that is not installed is left out. Each peer
@@ -30,9 +30,8 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "lab")]
 
 from oracles import most_used, selected, sites, spying  # noqa: E402  found by the path above
-from tiny_configs import FURTHER, REFUSED, REQUIRED, build  # noqa: E402
+from tiny_configs import REQUIRED, build  # noqa: E402
 
-from prereg_moe.errors import Invalid  # noqa: E402
 from prereg_moe.lab.capture import Recorder  # noqa: E402
 from prereg_moe.lab.intervene import Mask, intervene  # noqa: E402
 from prereg_moe.lab.models import discover  # noqa: E402
@@ -193,42 +192,20 @@ def peers_table() -> str:
     )
 
 
-def architectures_table() -> str:
-    """What discovery finds on every architecture that builds."""
-    lines = ["| architecture | router | selection | E | k | groups | gates sum alike | refused |", "|---" * 8 + "|"]
-    for name in (*REQUIRED, *FURTHER):
-        layers = discover(build(name)).layers
-        layer = layers[-1]
-        refused = "; ".join({f"layer {one.index}: {one.refusal}" for one in layers if one.refusal})
-        refused = refused or (layer.no_logits and f"gates `renorm`: {layer.no_logits}")
-        groups = f"{layer.groups_kept} of {layer.groups}" if layer.groups > 1 else ""
-        extra = layer.classes - layer.n_experts
-        count = f"{layer.n_experts} + {extra} no-op" if extra else str(layer.n_experts)
-        cells = (name, type(layer.router).__name__, ", ".join(layer.steps), count, layer.top_k, groups)
-        lines.append("| " + " | ".join(map(str, (*cells, "yes" if layer.normalised else "no", refused))) + " |")
-    for name in REFUSED:
-        try:
-            discover(build(name))
-        except Invalid as error:
-            lines.append(f"| {name} | | | | | | | {error.problems[0]} |")
-    return "\n".join(lines)
-
-
 def main() -> int:
-    """Print the tables, or write them between their marks."""
+    """Print the table, or write it between its marks."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    tables = {"architectures": architectures_table(), "peers": peers_table()}
+    table = peers_table()
     if not options.write:
-        sys.stdout.write("\n\n".join(tables.values()) + "\n")
+        sys.stdout.write(table + "\n")
         return 0
     page = PAGE.read_text(encoding="utf-8")
-    for name, table in tables.items():
-        mark = re.compile(f"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        page = mark.sub(lambda found, table=table: f"{found[1]}{table}\n{found[2]}", page)
+    mark = re.compile("(<!-- peers -->\n).*?(<!-- end -->)", re.DOTALL)
+    page = mark.sub(lambda found: f"{found[1]}{table}\n{found[2]}", page)
     PAGE.write_text(page, encoding="utf-8")
     return 0
 

@@ -1,7 +1,7 @@
 """Find the routed layers of a model by structure, and learn how they route from one small forward.
 
 Structure: a child module called ``experts`` that knows its expert count, beside exactly one child
-called ``gate`` or ``router``. Behaviour: four tokens are sent through the model while every torch
+called ``gate`` or ``router``. Behaviour: a few tokens are sent through the model while every torch
 call between the router's entry and the experts' entry is read. That gives the number of classes
 (experts and no-op classes), k, groups, where the selection happens, what the experts are handed
 and whether gates are normalised. Nothing is read from configuration, nothing from class names.
@@ -18,7 +18,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -32,7 +32,7 @@ __all__ = ["MoE", "MoELayer", "Unsupported", "discover"]
 
 _COUNTS: Final = ("num_routed_experts", "num_experts", "n_routed_experts", "num_local_experts")
 _ROUTERS: Final = ("gate", "router")
-_PROBE_TOKENS: Final = 4
+_PROBE_TOKENS: Final = 32
 
 
 class Unsupported(Invalid):
@@ -48,7 +48,8 @@ class MoELayer:
     scored by its best ``group_votes`` experts. ``selects`` is "router" or "block": where the
     comparison happens. ``takes`` is "indices", or "gated inputs" where each expert is handed all
     tokens times their gates. ``gate_output`` is the router output that holds those gates (-1: none).
-    ``normalised`` says that the gates of a token have a constant sum. ``cut`` numbers the router's last
+    ``softmax`` says that scores are a softmax over all classes, ``normalised`` that the gates of a token have a
+    constant sum. ``cut`` numbers the router's last
     comparison over all classes, the one that picks; ``settable_k`` says that it is a ``topk``.
     """
 
@@ -66,6 +67,7 @@ class MoELayer:
     selects: str = "router"
     takes: str = "indices"
     gate_output: int = -1
+    softmax: bool = False
     normalised: bool = False
     cut: int = 0
     settable_k: bool = False
@@ -73,6 +75,23 @@ class MoELayer:
     shared: tuple[str, ...] = ()
     refusal: str = ""
     no_logits: str = ""
+
+    @property
+    def max_masked(self) -> int:
+        """How many experts can be masked whichever they are; more may be, where the router searches groups."""
+        searched = self.groups_kept * self.classes // self.groups
+        return 0 if self.refusal else max(min(searched - self.top_k, self.n_experts), 0)
+
+    @property
+    def renorm_is_local(self) -> bool:
+        """Whether gates ``renorm`` leave a token alone that selects no masked expert.
+
+        They do not where gates are a softmax over all experts that is not normalised after the selection, for the
+        other gates grow; nor where groups are searched, for a group is kept for experts that may be masked, unless one
+        is kept, for experts that are then selected.
+        """
+        anew = self.groups_kept < self.groups and (self.groups_kept > 1 or self.group_votes > self.top_k)
+        return not anew and (self.normalised or not self.softmax)
 
     def describe(self) -> dict[str, Any]:
         """Return what was found, as JSON."""
@@ -89,6 +108,8 @@ class MoELayer:
             "selection": f"in the {self.selects}",
             "experts_take": self.takes,
             "gates_normalised": self.normalised,
+            "renorm_is_local": self.renorm_is_local,
+            "max_masked": self.max_masked,
             "steps": list(self.steps),
             "shared": list(self.shared),
             "refusal": self.refusal,
@@ -135,7 +156,7 @@ class MoE:
 
 
 def discover(model: nn.Module) -> MoE:
-    """Return the routed layers of a model, learned from its structure and one four-token forward.
+    """Return the routed layers of a model, learned from its structure and one small forward.
 
     The model is left as it was.
 
@@ -151,7 +172,10 @@ def discover(model: nn.Module) -> MoE:
     _probe(model, sites)
     config = getattr(model, "config", None)
     implementation = getattr(config, "_experts_implementation", None) or ""
-    return MoE(model, tuple(_layer(site) for site in sites), str(implementation))
+    layers = [_layer(site) for site in sites]
+    uneven = {type(layer.router) for layer in layers if not layer.normalised}  # by chance, a few tokens may agree
+    alike = (replace(layer, normalised=type(layer.router) not in uneven) for layer in layers)
+    return MoE(model, tuple(alike), str(implementation))
 
 
 @dataclass(eq=False)
@@ -207,8 +231,8 @@ def _sites(model: nn.Module) -> list[_Site]:
     if odd:
         raise Unsupported(odd)
     if not sites:
-        found = "has no module `experts` beside a `gate` or `router`"
-        raise Unsupported(Problem(type(model).__name__, found, "it is dense, or keeps its experts in another way"))
+        found = "is dense, or keeps its experts in another way: it has no module `experts` beside a `gate` or `router`"
+        raise Unsupported(Problem(type(model).__name__, found, "docs/interventions.md lists what is supported"))
     sites.sort(key=lambda site: site.index)
     for one, two in itertools.pairwise(sites):
         if one.index == two.index:
@@ -236,6 +260,7 @@ class _Trace(TorchFunctionMode):
         self.selections: list[tuple[str, Selection]] = []
         self.linears: list[Tensor] = []
         self.steps: list[str] = []
+        self.softmaxes: list[int] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -246,14 +271,24 @@ class _Trace(TorchFunctionMode):
         selection = read_selection(func, args, kwargs or {})
         if selection is not None:
             self.selections.append((self.phase, selection))
-            width = "×".join(map(str, selection.keys.shape[1:]))
-            self.steps.append(f"{selection.kind}{selection.k or ''} of {width}")
+            self.steps.append(f"{selection.kind}{selection.k or ''} of {_width(selection.keys)}")
         elif func in LINEAR and self.phase == "router":
             self.linears.append(out)
             self.steps.append(f"linear to {out.shape[-1]}")
         elif func in SCORES:
             self.steps.append(SCORES[func])
+            if SCORES[func] == "softmax":
+                self.softmaxes.append(out.shape[-1])
         return out
+
+
+def _width(keys: Tensor) -> str:
+    """Return the axes of keys behind those of the tokens: ``8``, or ``4×2`` for groups."""
+    sides = list(keys.shape)
+    count = sides.pop(0)
+    while count < _PROBE_TOKENS and len(sides) > 1:
+        count *= sides.pop(0)
+    return "×".join(map(str, sides))
 
 
 @contextmanager
@@ -299,7 +334,7 @@ def _watch(site: _Site, stack: ExitStack) -> None:
 
 
 def _probe(model: nn.Module, sites: list[_Site]) -> None:
-    """Send four tokens through the model and record every site."""
+    """Send a few tokens through the model and record every site."""
     embeddings: Any = getattr(model, "get_input_embeddings", None)
     embedding = embeddings() if callable(embeddings) else None
     size = int(getattr(embedding, "num_embeddings", 0) or 8)
@@ -312,7 +347,8 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
             model(input_ids=tokens, use_cache=False)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             found = f"its own forward fails on {_PROBE_TOKENS} tokens ({error})"
-            raise Unsupported(Problem(type(model).__name__, found, "load it in another dtype")) from error
+            todo = "check its config.json, or load it in another dtype"
+            raise Unsupported(Problem(type(model).__name__, found, todo)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,9 +396,12 @@ def _layer(site: _Site) -> MoELayer:
         raise Unsupported(Problem(site.where, f"its experts are called with keywords {list(site.keywords)}"))
     routing = _routing(site, trace)
     slots = _slots(site.arguments)
+    if slots is not None and not slots[0].shape[-1]:
+        raise Unsupported(Problem(site.where, "it selects no expert for a token", "check its config.json"))
     extra = _dense(site, routing) if slots is None else {}
     top_k, gates = (routing.flat[-1].k, None) if slots is None else (slots[0].shape[-1], slots[1])
     in_router = any(phase == "router" for phase, _ in trace.selections) or not trace.selections
+    softmaxes = trace.softmaxes.count(routing.classes)  # one for every slot, where slots are picked one by one
     return MoELayer(
         index=site.index,
         path=site.path,
@@ -373,7 +412,8 @@ def _layer(site: _Site) -> MoELayer:
         classes=routing.classes,
         top_k=top_k,
         selects="router" if in_router else "block",
-        normalised=gates is not None and _constant(gates.double().sum(-1)),
+        softmax=softmaxes > 0,
+        normalised=gates is not None and softmaxes < 2 and _constant(gates),
         cut=max(len(routing.flat) - 1, 0),
         settable_k=bool(routing.flat) and (routing.flat[-1].kind, routing.flat[-1].k) == ("topk", top_k),
         steps=tuple(trace.steps),
@@ -385,9 +425,10 @@ def _layer(site: _Site) -> MoELayer:
     )
 
 
-def _constant(sums: Tensor) -> bool:
-    """Return whether gate sums agree to one percent, as normalised gates do after any scaling."""
-    return bool(sums.max() - sums.min() < 1e-2 * sums.mean())
+def _constant(gates: Tensor) -> bool:
+    """Return whether the gates (tokens, k) of every token sum alike, but for rounding and small terms in a divisor."""
+    sums = gates.double().sum(-1)
+    return bool(sums.max() - sums.min() < max(1e-4, 2 * torch.finfo(gates.dtype).eps) * sums.mean())
 
 
 def _slots(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
