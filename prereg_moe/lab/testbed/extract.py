@@ -26,7 +26,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal, getcontext
+from decimal import Decimal, localcontext
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -246,17 +246,17 @@ def _generated(part: Part) -> Iterator[str]:
 def _formula(generator: random.Random) -> str:
     a, b, c, d = (generator.randrange(2, 60) for _ in range(4))
     v = generator.choice("xyznkt")
-    getcontext().prec = generator.choice((15, 20, 30))
-    return generator.choice(
-        (
-            f"{a}*{v} + {b} = {a * c + b}; {v} = {a * c}/{a} = {c}.",
-            f"({v} + {a})*({v} - {b}) = {v}**2 + {a - b}*{v} - {a * b}".replace("+ -", "- "),
-            f"{a}*{b} + {c}*{d} {a * b + c * d}",
-            f"diff({a}*{v}**{b}, {v}) {a * b}*{v}**{b - 1}",
-            f"integrate({2 * d}*{v}, ({v}, 0, {c})) {d * c * c}",
-            f"sqrt({a}) {Decimal(a).sqrt()}",
-            f"exp({Decimal(b) / 10}) {(Decimal(b) / 10).exp()}",
-            f"log({a}) {Decimal(a).ln()}",
-            f"{a}/{b} {Decimal(a) / Decimal(b)}",
+    with localcontext(prec=generator.choice((15, 20, 30))):
+        return generator.choice(
+            (
+                f"{a}*{v} + {b} = {a * c + b}; {v} = {a * c}/{a} = {c}.",
+                f"({v} + {a})*({v} - {b}) = {v}**2 + {a - b}*{v} - {a * b}".replace("+ -", "- "),
+                f"{a}*{b} + {c}*{d} {a * b + c * d}",
+                f"diff({a}*{v}**{b}, {v}) {a * b}*{v}**{b - 1}",
+                f"integrate({2 * d}*{v}, ({v}, 0, {c})) {d * c * c}",
+                f"sqrt({a}) {Decimal(a).sqrt()}",
+                f"exp({Decimal(b) / 10}) {(Decimal(b) / 10).exp()}",
+                f"log({a}) {Decimal(a).ln()}",
+                f"{a}/{b} {Decimal(a) / Decimal(b)}",
+            )
         )
-    )
