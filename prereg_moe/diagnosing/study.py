@@ -17,7 +17,8 @@ from prereg_moe.diagnosing.simulation import simulate
 from prereg_moe.registration import Registration
 from prereg_moe.registration.schema import ExpressionRule, ScenarioName
 from prereg_moe.stats.resample import stream
-from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, REFUTED, decide
+from prereg_moe.verdict.decide import decide
+from prereg_moe.verdict.decision import CONFIRMED, INCONCLUSIVE, REFUTED
 from prereg_moe.verdict.estimate import Interval, assemble
 
 __all__ = ["CODES", "Outcomes", "Task", "joined", "run"]

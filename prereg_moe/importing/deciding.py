@@ -26,7 +26,7 @@ from prereg_moe.importing.schema import (
     SuperiorityRule,
 )
 from prereg_moe.stats.resample import exact_mean, exact_variance
-from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, REFUTED, Decision
+from prereg_moe.verdict.decision import CONFIRMED, INCONCLUSIVE, REFUTED, Decision
 
 __all__ = ["FLAGS", "REASONS", "Cell", "decide_cells", "describe"]
 

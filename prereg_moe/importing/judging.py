@@ -20,7 +20,8 @@ from prereg_moe.importing.summary import readings
 from prereg_moe.registration import schema
 from prereg_moe.registration.schema import SelectiveRule
 from prereg_moe.verdict import control_outcomes
-from prereg_moe.verdict.decide import Decision, decide, gated, worst
+from prereg_moe.verdict.decide import decide, worst
+from prereg_moe.verdict.decision import Decision, gated
 from prereg_moe.verdict.estimate import Effects, Interval
 
 __all__ = ["CAPS", "judge"]

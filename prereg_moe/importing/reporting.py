@@ -9,7 +9,7 @@ from prereg_moe import canonical, report
 from prereg_moe.importing import figures
 from prereg_moe.importing.deciding import FLAGS, REASONS
 from prereg_moe.importing.schema import parse
-from prereg_moe.verdict.decide import REASONS as RULE_REASONS
+from prereg_moe.verdict.decision import REASONS as RULE_REASONS
 
 __all__ = ["context"]
 

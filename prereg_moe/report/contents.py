@@ -10,7 +10,7 @@ from prereg_moe.registration import parse
 from prereg_moe.report import figures, methods
 from prereg_moe.report.drawing import shade
 from prereg_moe.report.words import WORDS
-from prereg_moe.verdict.decide import REASONS
+from prereg_moe.verdict.decision import REASONS
 
 __all__ = ["FLAGS", "RECORD", "context"]
 

@@ -25,7 +25,8 @@ from prereg_moe.frozen import Frozen
 from prereg_moe.record import Record
 from prereg_moe.registration import Registration, differences, family_names, level
 from prereg_moe.registration.schema import Claims, ModelControl, ModelControls, Replication
-from prereg_moe.verdict.decide import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, REFUTED, Decision, decide, gated, worst
+from prereg_moe.verdict.decide import decide, worst
+from prereg_moe.verdict.decision import CONFIRMED, INCONCLUSIVE, INVALID, REASONS, REFUTED, Decision, gated
 from prereg_moe.verdict.estimate import Effects, effects
 from prereg_moe.verdict.multiverse import explore
 

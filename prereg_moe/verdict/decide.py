@@ -50,31 +50,16 @@ from prereg_moe.stats.selectivity import FamilySelectivity, Selective
 from prereg_moe.verdict.decision import (
     CONFIRMED,
     INCONCLUSIVE,
-    INVALID,
-    REASONS,
     REFUTED,
     Decision,
     adjusted,
-    gated,
     in_place,
     near,
 )
 from prereg_moe.verdict.estimate import Effects, Interval, summary
 from prereg_moe.verdict.noninferiority import noninferior
 
-__all__ = [
-    "CONFIRMED",
-    "INCONCLUSIVE",
-    "INVALID",
-    "REASONS",
-    "REFUTED",
-    "Decision",
-    "Tests",
-    "decide",
-    "gated",
-    "tested",
-    "worst",
-]
+__all__ = ["Tests", "decide", "tested", "worst"]
 
 _PUBLISHED = 0.005  # half a unit of the second decimal
 

@@ -53,7 +53,8 @@ from prereg_moe.registration import Registration, Specification, registered, spa
 from prereg_moe.registration.grid import DIMENSIONS
 from prereg_moe.registration.schema import Claims, Correction, Multiverse
 from prereg_moe.stats.resample import exact_mean
-from prereg_moe.verdict.decide import CONFIRMED, REFUTED, Decision, decide, gated, tested
+from prereg_moe.verdict.decide import decide, tested
+from prereg_moe.verdict.decision import CONFIRMED, REFUTED, Decision, gated
 from prereg_moe.verdict.estimate import Effects, effects
 
 __all__ = ["explore"]

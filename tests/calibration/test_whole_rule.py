@@ -28,7 +28,8 @@ from prereg_moe import stats
 from prereg_moe.diagnosing import diagnose
 from prereg_moe.registration import parse
 from prereg_moe.registration.schema import ExpressionRule, Inference
-from prereg_moe.verdict.decide import CONFIRMED, REFUTED, decide
+from prereg_moe.verdict.decide import decide
+from prereg_moe.verdict.decision import CONFIRMED, REFUTED
 from prereg_moe.verdict.estimate import Effects, Interval
 
 pytestmark = pytest.mark.slow

@@ -142,6 +142,8 @@ _TEXTS: dict[tuple[str, str], list[tuple[str, str, str]]] = {
         ("minimum effect of the rule ignored", "min_effect=rule.minimum_effect", "min_effect=0.0"),
         ("unknown confirms", "CONFIRMED if outcome.truth else", "CONFIRMED if outcome.truth is not False else"),
         ("the mildest off-axis for the worst", "axis = max(effects.off[family]", "axis = min(effects.off[family]"),
+    ],
+    ("verdict/decision.py", _RULE): [
         ("failed controls gate nothing", " if failed else decision", " if not failed else decision"),
     ],
     ("verdict/estimate.py", f"{_LAWS}::test_items_of_one_cluster_are_one_unit {_LAWS}::test_where_less_is_worse_the_sign_turns"): [

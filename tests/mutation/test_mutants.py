@@ -33,6 +33,8 @@ WIDER = ("tests/stats", "tests/property/test_rule_parts.py")
 FIRST = {
     "stats/readings.py": ("tests/stats/test_multiverse.py",),
     "verdict/decide.py": ("tests/property/test_rule_parts.py", "tests/property/test_verdict_laws.py"),
+    "verdict/decision.py": ("tests/property/test_rule_parts.py", "tests/property/test_verdict_laws.py"),
+    "verdict/noninferiority.py": ("tests/test_operators.py",),
     "verdict/estimate.py": ("tests/property/test_rule_parts.py", "tests/property/test_verdict_laws.py"),
     "verdict/__init__.py": ("tests/property/test_verdict_laws.py", "tests/test_record.py", "tests/test_looks.py"),
     "verdict/multiverse.py": ("tests/test_multiverse.py",),
@@ -106,6 +108,15 @@ def test_a_named_mistake_is_noticed(copy: Path, mutant: Named) -> None:
 
 def test_what_is_tried_often_is_named() -> None:
     assert {(one.module, one.mistake) for one in NAMED} >= OFTEN
+
+
+def test_every_named_mistake_can_be_made() -> None:
+    assert all(named_source(mutant) for mutant in NAMED)
+
+
+def test_every_module_of_the_statistics_and_the_verdicts_has_tests_that_are_there() -> None:
+    tests = {test for mutant in generic() for test in own_tests(mutant.module)}
+    assert [test for test in sorted(tests) if not (ROOT / test).is_file()] == []
 
 
 def generic() -> list[Mutant]:

@@ -13,6 +13,7 @@ from world import registration
 from prereg_moe import stats
 from prereg_moe.registration import parse
 from prereg_moe.registration.schema import ExpressionRule, Inference
+from prereg_moe.verdict.decision import Decision, gated
 from prereg_moe.verdict.estimate import Effects, Interval, _intervals
 
 deciding = import_module("prereg_moe.verdict.decide")  # the package has a function of that name
@@ -343,7 +344,7 @@ def test_an_expression_that_rounding_can_turn_is_on_a_knifes_edge() -> None:
 
 
 def test_failed_controls_make_a_decision_invalid() -> None:
-    confirmed = deciding.Decision("CONFIRMED", ("ALL_PARTS_HOLD",), ("SKEW",), p=0.01)
-    assert deciding.gated(confirmed, ()) == confirmed
-    gated = deciding.gated(confirmed, ("POSITIVE_CONTROL_FAILED",))
-    assert (gated.verdict, gated.reasons, gated.p) == ("INVALID", ("POSITIVE_CONTROL_FAILED",), 0.01)
+    confirmed = Decision("CONFIRMED", ("ALL_PARTS_HOLD",), ("SKEW",), p=0.01)
+    assert gated(confirmed, ()) == confirmed
+    stopped = gated(confirmed, ("POSITIVE_CONTROL_FAILED",))
+    assert (stopped.verdict, stopped.reasons, stopped.p) == ("INVALID", ("POSITIVE_CONTROL_FAILED",), 0.01)
