@@ -332,7 +332,10 @@ def test_no_better_than_random_sets_is_not_confirmed() -> None:
     assert (decided(-1.0).verdict, decided(-1.0).reasons) == ("INCONCLUSIVE", ("NOT_BEYOND_RANDOM",))
     better = decided(1.0)
     assert (better.verdict, better.p) == ("CONFIRMED", 1 / 31)
-    assert better.parts["excess"]["estimate"] == pytest.approx(0.1 + noise[30].mean() - 1 - noise[:30].mean())
+    excess = better.parts["excess"]
+    assert excess["estimate"] == pytest.approx(0.1 + noise[30].mean() - 1 - noise[:30].mean())
+    assert excess["low"] < excess["estimate"] < excess["high"]
+    assert excess["low"] + excess["high"] == pytest.approx(2 * excess["estimate"])
     assert decided(0.1).margin < 0.1 < better.margin
 
 
