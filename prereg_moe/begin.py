@@ -16,7 +16,11 @@ __all__ = ["MODELS", "STUDIES", "begin", "json_schema"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 MODELS = {"OLMoE-1B-7B": "hf:allenai/OLMoE-1B-7B-0924@6d84c48581ece794365f2b8e9cfb043c68ade9c5"}
-STUDIES = {"modularity": "OLMoE-1B-7B", "multiverse": "testbed:models/standard"}  # kind of claim -> model to start from
+STUDIES = {  # kind of claim -> model to start from
+    "modularity": "OLMoE-1B-7B",
+    "multiverse": "testbed:models/standard",
+    "pruning": "testbed:models/standard",
+}
 
 
 def begin(root: Path, id_: str, study: str, model: str | None = None) -> list[Path]:

@@ -27,10 +27,10 @@ __all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
 @click.option("--id", "id_", default="my-study", show_default=True, help="The registration's id and folder name.")
 @click.option(
     "--study",
-    type=click.Choice(["modularity", "multiverse"]),
+    type=click.Choice(["modularity", "multiverse", "pruning"]),
     default="modularity",
     show_default=True,
-    help="What kind of claim to start from; multiverse runs as it is, on the embedded model.",
+    help="What kind of claim to start from; multiverse and pruning run as they are, on the embedded model.",
 )
 @click.option(
     "--model",

@@ -107,3 +107,11 @@ def test_everything_that_would_stop_a_run_is_said_at_once(tmp_path: Path) -> Non
     assert len(lines) == len(wanted)
     assert all("groups keep [0, 0, 4, 4] selectable experts" in line for line in lines if "layer 1 " in line)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    kept = text.replace("[0, 1, 2, 3, 4, 5, 6, 7]", "[8, 9, 10, 11, 12, 13, 14, 15]").replace("mask", "keep_only")
+    kept = kept.replace("{kind: selective, kappa: 3, minimum_effect: 0.05}", "{kind: noninferiority, margin: 1}")
+    (tmp_path / "kept.yaml").write_text(kept, "utf-8")
+    done = command("amend", folder, tmp_path / "kept.yaml", "--reason", "the same experts, said the other way round")
+    assert done.returncode == 0, done.stderr
+    done = command("run", folder, "--dry-run")
+    assert done.returncode == 2
+    assert [line.removeprefix("error: ") for line in done.stderr.splitlines()] == lines

@@ -15,7 +15,10 @@ from prereg_moe import canonical
 from prereg_moe.freezing import load_frozen
 from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab import worker
+from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.engines import Case
+from prereg_moe.lab.intervene import NeverFired, intervene
+from prereg_moe.registration.schema import Zero
 from prereg_moe.registry import Registry
 from tests.endtoend.studies import TINY, command, copy_until_frozen, evidence_digests, kill_at
 
@@ -58,7 +61,7 @@ def study(request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.T
     """A study under one operator, by the sharing engine: killed, resumed, judged and reported."""
     root = registered(tiny, tmp_path_factory.mktemp("operators"), text(request.param))
     kill_at(root, 2, "--shard", "1/2")
-    before = evidence_digests(root, "tiny")
+    before = {name: digest for name, digest in evidence_digests(root, "tiny").items() if name.endswith(".json")}
     assert 2 <= len(before) < 8
     for verb in ("run", "verdict", "report"):
         done = command(verb, "tiny", "--root", root, *(["--workers", "1"] if verb == "run" else []))
@@ -133,6 +136,26 @@ def test_scores_are_those_of_a_model_whose_weights_say_so(study: Path, frozen: F
     assert np.abs(apart).max() < NATS
     baseline = np.array(recorded(study, frozen.baseline(frozen.registration.claims[0])))
     assert np.abs(baseline - recorded(study, condition)).max() > 1  # the intervention does something
+
+
+def test_zeroing_experts_that_no_token_selects_is_no_evidence(frozen: Frozen, bench: Any) -> None:
+    """By either engine: the scores would be the baseline's, an effect of exactly 0 that shows nothing."""
+    moe, harness = bench.load("subject"), bench.harness("subject", "nll")
+    [context, target] = request = min(harness.plan.requests, key=lambda one: len(one[1]))
+    recorder = Recorder()
+    with torch.inference_mode(), intervene(moe, recorder=recorder):
+        moe.model(torch.tensor([(context + target)[:-1]]))
+    unused = np.flatnonzero(recorder.counts()[0, 0] == 0)
+    condition = Condition(frozen.digest, "subject", "nll", Zero(kind="zero"), {moe.indices[0]: (int(unused[0]),)})
+    case = Case(condition.digest, worker._interventions(condition))
+    sharing = worker.Sweep(moe, [request], harness.stock, max_length=512, batch_tokens=512, check=1, tolerance=NATS)
+    for engine in (worker.Stock(moe, [request], harness.stock), sharing):
+        [found, baseline] = engine.answer([case, Case("sha256:0", ())])
+        assert found.answers[request][0] == pytest.approx(baseline.answers[request][0], abs=NATS)
+        assert found.proof is not None
+        assert (found.proof["edited_cells"], found.proof["edited_slots"]) == (1, 0)
+        with pytest.raises(NeverFired, match=r"a score depends on selected one of \[\[0, .*: nothing was zeroed"):
+            worker._happened(condition, found.proof)
 
 
 def zeroed(model: Any, condition: Condition) -> Any:
