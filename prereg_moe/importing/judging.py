@@ -170,8 +170,7 @@ def _interval(values: Any, inference: Inference, name: str) -> Interval:
         seed=inference.seed,
         labels=("interval", name),
     )
-    ends = [end if np.isfinite(end) else None for end in (made.low, made.high)]
-    return Interval(made.estimate, ends[0], ends[1], made.units)
+    return Interval.of(made)
 
 
 def _entry(document: Imported, inference: Inference, block: Block, name: str, decision: Decision) -> dict[str, Any]:
@@ -182,11 +181,6 @@ def _entry(document: Imported, inference: Inference, block: Block, name: str, de
         "rule": block.rule,
         "tier": block.tier,
         "alpha": block_alpha(document, inference, block),
-        "verdict": decision.verdict,
-        "reasons": list(decision.reasons),
-        "flags": list(decision.flags),
-        "p": decision.p,
-        "p_adjusted": decision.p_adjusted,
-        "margin": decision.margin,
+        **decision.to_json(),
         "parts": dict(decision.parts),
     }

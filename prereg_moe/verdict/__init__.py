@@ -238,12 +238,7 @@ def _entry(claims: Claims, family: str, measured: Effects, decision: Decision, a
         "rule": claims.rule,
         "tier": claims.tier,
         "alpha": alpha,
-        "verdict": decision.verdict,
-        "reasons": list(decision.reasons),
-        "flags": list(decision.flags),
-        "p": decision.p,
-        "p_adjusted": decision.p_adjusted,
-        "margin": decision.margin,
+        **decision.to_json(),
         "estimates": {
             "on": measured.intervals[family][axis].to_json(),
             "off": {other: measured.intervals[family][other].to_json() for other in measured.off[family]},

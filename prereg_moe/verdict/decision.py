@@ -76,6 +76,17 @@ class Decision:
     margin: float | None = None
     parts: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the decision as plain JSON, without its parts."""
+        return {
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "flags": list(self.flags),
+            "p": self.p,
+            "p_adjusted": self.p_adjusted,
+            "margin": self.margin,
+        }
+
 
 def gated(decision: Decision, failed: Sequence[str]) -> Decision:
     """Return the decision as it stands once the controls are known: INVALID where one failed."""

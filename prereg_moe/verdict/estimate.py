@@ -44,6 +44,12 @@ class Interval:
     high: float | None
     units: int
 
+    @classmethod
+    def of(cls, made: stats.Estimate) -> Interval:
+        """Return the interval of an estimate; an end that is not finite is none."""
+        low, high = (end if math.isfinite(end) else None for end in (made.low, made.high))
+        return cls(made.estimate, low, high, made.units)
+
     def to_json(self) -> dict[str, Any]:
         """Return the interval as plain JSON."""
         return {"estimate": self.estimate, "low": self.low, "high": self.high, "units": self.units}
@@ -182,7 +188,7 @@ def _intervals(registration: Registration, deltas: Mapping[str, Mapping[str, Arr
             made_here = [Interval(float(mean), None, None, len(table)) for mean in exact_mean(table)]
         else:
             made_here = [
-                Interval(made.estimate, _finite(made.low), _finite(made.high), made.units)
+                Interval.of(made)
                 for made in stats.bootstrap_many(
                     table,
                     interval=inference.interval.kind,
@@ -195,7 +201,3 @@ def _intervals(registration: Registration, deltas: Mapping[str, Mapping[str, Arr
         for family, estimate in zip(deltas, made_here, strict=True):
             found[family][axis] = estimate
     return found
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
