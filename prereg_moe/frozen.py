@@ -204,8 +204,9 @@ class Frozen:
             if set(items) != axes or grouped != sizes or not all(sizes.values()):
                 raise Tampered(Problem(f"{where}, items.{measure}", "does not list the items of every axis"))
         if self.document["draws"] is not None:
-            with shaped(where):  # every condition names a family and random sets that have to be there
-                self.plan  # noqa: B018 - it is kept
+            with shaped(where):  # every condition names a family, random sets and a layout that have to be there
+                for condition in self.plan.values():
+                    self.masked(condition)
 
     def under(self, registration: Registration) -> Frozen:
         """Return this study read under a variant of its registration: a specification of its multiverse, or an

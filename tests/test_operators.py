@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from world import AXES, EFFECTS, EXPERTS, LAYERS, TOP_K, Edit, Effect, World, registration
 
 from prereg_moe import attack, canonical, evidence, judge
-from prereg_moe.errors import Deviated, Invalid
+from prereg_moe.errors import Deviated, Invalid, Tampered
 from prereg_moe.freezing import check
+from prereg_moe.frozen import Frozen
 from prereg_moe.registration import expand, parse
 from prereg_moe.registration.schema import Inference, NoninferiorityRule
 from prereg_moe.verdict.estimate import assemble
@@ -208,6 +209,34 @@ def test_random_sets_of_kept_families_are_kept_in_their_layers(world: World) -> 
             }
 
 
+def test_a_layer_the_family_does_not_name_keeps_all(tmp_path: Path) -> None:
+    world = World(tmp_path, EFFECTS | HURT)
+    world.author(lambda made: (made.clear(), made.update(document(KEEP, LESS, families=only_layer(2)))))
+    world.record()
+    frozen = world.freeze()
+    claims = frozen.registration.claims[0]
+    conditions = [frozen.ablation(claims, "en"), *frozen.draws(claims, "en")]
+    assert {tuple(one.cells) for one in conditions} == {(2,)}  # random sets name the family's layers, and no others
+    assert {frozen.masked(one) for one in conditions} == {EXPERTS - 2}
+
+
+def only_layer(layer: int) -> list[dict[str, Any]]:
+    """Return families of two experts in one layer, one an axis."""
+    return [
+        {"axes": [axis], "build": {"kind": "explicit", "unit": "per_layer", "cells": {str(layer): [2 * n, 2 * n + 1]}}}
+        for n, axis in enumerate(AXES)
+    ]
+
+
+def test_what_claims_little_harm_is_not_diagnosed(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    world = World(tmp_path)
+    world.author(under(KEEP, LESS))
+    said = run_cli("diagnose", "world", "--root", tmp_path)
+    assert said.code == 2
+    assert "diagnosis: simulates claims of harm, and a claim here is that there is little" in said.err
+    assert not (world.folder / "diagnosis.json").exists()
+
+
 def test_a_condition_says_what_is_done_and_a_mask_says_it_as_ever(world: World) -> None:
     frozen = world.frozen
     condition = frozen.ablation(frozen.registration.claims[0], "no")
@@ -217,6 +246,13 @@ def test_a_condition_says_what_is_done_and_a_mask_says_it_as_ever(world: World) 
     assert canonical.dumps(masked.to_json()["intervention"]) == (
         b'{"cells":[[1,[0,1]],[2,[0,1]]],"gates":"renorm","kind":"mask"}'
     )
+
+
+def test_a_plan_without_its_models_layout_is_no_frozen_registration(world: World) -> None:
+    changed = {**world.frozen.document, "layout": {}}
+    if kind(world) == "keep_only":  # what is masked cannot be counted
+        with pytest.raises(Tampered, match="frozen.json"):
+            Frozen.from_bytes(canonical.dumps(changed))
 
 
 def test_check_counts_what_is_run(world: World) -> None:
