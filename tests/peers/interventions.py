@@ -2,11 +2,14 @@
 
     python tests/peers/interventions.py            # print the table
     python tests/peers/interventions.py --write    # put it into docs/interventions.md
+    python tests/peers/interventions.py --write --nnterp OTHER/bin/python
 
 Run it in an environment of its own that has the project's packages and
-``pip install moewatch plumb-moe nnsight nnterp``; a peer that is not installed is left out. Each peer
-is used as its own documentation says. The spy (tests/lab/oracles.py) counts what the experts are
-called with, which is what a recorder must report and what a mask must change.
+``pip install moewatch plumb-moe nnsight nnterp transformer-lens``; a peer that is not installed is left
+out. nnterp wants an older nnsight: ``--nnterp`` asks the Python of another environment, made by
+``pip install nnterp 'nnsight<0.6'``, what it offers there. Each peer is used as its own documentation
+says. The spy (tests/lab/oracles.py) counts what the experts are called with, which is what a recorder
+must report and what a mask must change.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ import importlib.metadata
 import importlib.util
 import logging
 import re
+import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +43,20 @@ from prereg_moe.lab.models import discover  # noqa: E402
 
 PAGE = ROOT / "docs" / "interventions.md"
 IDS = torch.randint(3, 128, (2, 9), generator=torch.Generator().manual_seed(0))
-PEERS = {"moewatch": "moewatch", "plumb-moe": "plumb", "nnsight": "nnsight", "nnterp": "nnterp"}
+PEERS = {
+    "moewatch": "moewatch",
+    "plumb-moe": "plumb",
+    "nnsight": "nnsight",
+    "nnterp": "nnterp",
+    "transformer-lens": "transformer_lens",
+}
+NNTERP = """
+import importlib.metadata, re, nnterp
+names = [name for name in dir(nnterp.StandardizedTransformer) if re.search("rout|expert|gate(?!d)", name)]
+version = importlib.metadata.version
+says = f"has {', '.join(names)}" if names else "has no name for routers or experts"
+print(f"nnterp {version('nnterp')} beside nnsight {version('nnsight')} {says}")
+"""
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -151,14 +169,78 @@ def nnsight_masks(model: Any) -> str:
     return mask_verdict(model, cells, run)
 
 
-def nnterp_reaches() -> str:
+def bridged(model: Any) -> Any:
+    """`TransformerBridge.boot_transformers` on a model in memory; it reads a configuration and a tokenizer as files."""
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="a"))
+    special = dict.fromkeys(("bos_token", "eos_token"), "c") | dict.fromkeys(("pad_token", "unk_token"), "a")
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+        PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return TransformerBridge.boot_transformers(folder, hf_model=model, tokenizer=tokenizer, device="cpu")
+
+
+def bridge_hooks(bridge: Any, name: str) -> dict[int, str]:
+    """The hooks of a name, by layer; an alias on the block goes before the router's own."""
+    found = sorted((hook for hook in bridge.hook_dict if hook.endswith(f".{name}")), key=len, reverse=True)
+    return {int(hook.split(".")[1]): hook for hook in found}
+
+
+def bridge_records(model: Any) -> str:
+    """`run_with_cache` of its `hook_expert_indices`."""
+    expected, bridge = truth(model), bridged(model)
+    hooks = bridge_hooks(bridge, "hook_expert_indices")
+    if not hooks:
+        return "has no hook for it"
+    cache = bridge.run_with_cache(IDS, names_filter=list(hooks.values()))[1]
+    count = len(expected[0])
+    picked = [cache[hook].long().flatten() for _, hook in sorted(hooks.items()) if hook in cache]
+    return verdict([torch.bincount(one, minlength=count)[:count].numpy().astype(float) for one in picked], expected)
+
+
+def bridge_masks(model: Any) -> str:
+    """`run_with_hooks` of its `hook_expert_weights`, −∞ for the masked experts: it selects anew by what is left."""
+    cells, bridge = most_used(model, 2, input_ids=IDS), bridged(model)
+    hooks = bridge_hooks(bridge, "hook_expert_weights")
+    if not hooks.keys() >= cells.keys():
+        return "has no hook for it"
+    idle: list[int] = []
+    for block in sites(model).values():
+        block.experts.register_forward_pre_hook(lambda _, args: idle.append(int((args[-1] == 0).sum())))
+
+    def edit(experts: list[int]) -> Callable[..., torch.Tensor]:
+        def hook(weights: torch.Tensor, hook: Any) -> torch.Tensor:
+            edited = weights.clone()
+            edited[..., experts] = float("-inf")
+            return edited
+
+        return hook
+
+    def run() -> torch.Tensor:
+        idle.clear()
+        with torch.no_grad():
+            out: torch.Tensor = bridge.run_with_hooks(
+                IDS, fwd_hooks=[(hooks[at], edit(cells[at])) for at in sorted(cells)]
+            )
+        return out
+
+    found = mask_verdict(model, cells, run)
+    return f"{found}, but {sum(idle)} freed slots get gate 0" if found == "masks" and sum(idle) else found
+
+
+def nnterp_reaches(python: str) -> str:
     """Whether its standard names reach routers or experts at all."""
-    try:
-        import nnterp
-    except ImportError as error:
-        return f"cannot be imported beside nnsight {importlib.metadata.version('nnsight')} ({error})"
-    names = [name for name in dir(nnterp.StandardizedTransformer) if re.search("rout|expert|gate(?!d)", name)]
-    return f"has {', '.join(names)}" if names else "has no name for routers or experts"
+    done = subprocess.run([python, "-W", "ignore", "-c", NNTERP], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return done.stdout.strip().splitlines()[-1]
+    beside = f"nnterp {importlib.metadata.version('nnterp')} cannot be imported beside nnsight"
+    why = done.stderr.strip().splitlines()[-1].partition(": ")[2]
+    return f"{beside} {importlib.metadata.version('nnsight')} ({why})"
 
 
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -167,6 +249,8 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "plumb-moe records": ("plumb-moe", plumb_records),
     "prereg-moe masks": ("", ours_masks),
     "nnsight, router output at −∞": ("nnsight", nnsight_masks),
+    "TransformerBridge records": ("transformer-lens", bridge_records),
+    "TransformerBridge, expert weights at −∞": ("transformer-lens", bridge_masks),
 }
 
 
@@ -175,10 +259,11 @@ def attempt(name: str, function: Callable[[Any], str]) -> str:
     try:
         return function(build(name))
     except Exception as error:  # noqa: BLE001  a peer may raise anything
-        return f"error: {type(error).__name__}"
+        unknown = "supported architecture" in str(error)  # of transformer-lens
+        return "does not know it" if unknown else f"error: {type(error).__name__}"
 
 
-def peers_table() -> str:
+def peers_table(nnterp: str | None) -> str:
     """One row per architecture of the note."""
     here = {peer for peer, module in PEERS.items() if importlib.util.find_spec(module)}
     columns = {title: run for title, (peer, run) in COLUMNS.items() if not peer or peer in here}
@@ -186,7 +271,7 @@ def peers_table() -> str:
     lines += [f"| {name} | " + " | ".join(attempt(name, run) for run in columns.values()) + " |" for name in REQUIRED]
     versions = ", ".join(f"{peer} {importlib.metadata.version(peer)}" for peer in sorted(here))
     if "nnterp" in here:
-        lines += ["", f"nnterp {nnterp_reaches()}."]
+        lines += ["", f"{'; '.join(nnterp_reaches(one) for one in (sys.executable, nnterp) if one)}."]
     return "\n".join(
         [*lines, "", f"Measured with transformers {importlib.metadata.version('transformers')}, {versions}."]
     )
@@ -196,10 +281,11 @@ def main() -> int:
     """Print the table, or write it between its marks."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--nnterp", help="a Python that has nnterp and an nnsight it works with")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    table = peers_table()
+    table = peers_table(options.nnterp)
     if not options.write:
         sys.stdout.write(table + "\n")
         return 0
