@@ -340,7 +340,9 @@ def show_model(found: Any) -> None:
     for layers in alike.values():
         _show_layers(layers)
     if not found["maskable_layers"]:
-        out.print("\n[red]No layer of this model can be masked.[/]")
+        zeroed = any(not layer["operators"]["Scale"] for layer in found["layers"])
+        left = "; a registration can still have its experts contribute `zero`" if zeroed else ""
+        out.print(f"\n[red]No layer of this model can be masked[/]{left}.")
 
 
 def _show_layers(layers: Sequence[Any]) -> None:
