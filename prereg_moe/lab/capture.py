@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prereg_moe.errors import Invalid, NotCheckable, Problem
+from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,11 +88,17 @@ class Totals:
     norms: Array | None = None
     outputs: Array | None = None
 
+    def __post_init__(self) -> None:
+        for one in fields(self)[2:]:
+            values = getattr(self, one.name)
+            if one.name != "outputs" and values is not None and np.min(values, initial=0) < 0:
+                raise Invalid(Problem(one.name, "has a sum below 0: it overflowed", "keep the parts apart"))
+
     def __add__(self, other: Totals) -> Totals:
         """Return the sums over both.
 
         Raises:
-            Invalid: other layers, groups, or statistics.
+            Invalid: other layers, groups, or statistics, or a sum does not fit into 64 bits.
         """
         values: dict[str, Any] = {"layers": self.layers, "experts": self.experts}
         for one in fields(self)[2:]:
@@ -126,7 +132,7 @@ class Recorder:
         softmax: record softmax mass and entropy too.
         pairs: record co-activation too.
         outputs: record norms and sums of experts' outputs too; runs the experts twice more.
-        sink: called with the `Routing` of every layer of every forward, for records per token.
+        sink: called with the `Routing` of every layer of every forward that counts, for records per token.
     """
 
     groups: int = 1
@@ -136,6 +142,7 @@ class Recorder:
     sink: Callable[[Routing], None] | None = None
     _sums: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
     _pending: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _routings: list[Routing] = field(default_factory=list, init=False, repr=False)
     _layers: tuple[MoELayer, ...] = field(default=(), init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -158,11 +165,10 @@ class Recorder:
         if self.softmax and unknown:
             found = f"its logits cannot be told: {unknown[0].no_logits}"
             raise Invalid(Problem(f"layer {unknown[0].index}", found, "record without softmax"))
-        dense = [layer.index for layer in moe.layers if layer.takes != "indices"]
+        dense = [layer for layer in moe.layers if layer.no_outputs]
         if self.outputs and dense:
-            found = "experts are handed gated inputs, so their outputs before the gate do not exist"
-            raise Invalid(Problem(f"layer {dense[0]}", found, "record without outputs"))
-        self._layers = moe.layers
+            found = f"outputs before the gate do not exist: {dense[0].no_outputs}"
+            raise Invalid(Problem(f"layer {dense[0].index}", found, "record without outputs"))
         device = next(moe.model.parameters()).device
         shape = (self.groups, len(moe.layers), moe.n_experts)
         shapes: dict[str, tuple[int, ...]] = {"tokens": shape[:2], "void": shape[:2], "void_mass": shape[:2]}
@@ -174,16 +180,33 @@ class Recorder:
         if self.outputs:
             shapes["norms"] = shape[1:]
         self._sums = {name: torch.zeros(size, dtype=torch.int64, device=device) for name, size in shapes.items()}
+        self._layers = moe.layers  # last: an interruption before has started nothing
 
     def begin(self) -> None:
         """Start a forward; what it adds counts once it is committed."""
         self._pending = {name: torch.zeros_like(value) for name, value in self._sums.items()}
+        self._routings = []
 
     def commit(self) -> None:
-        """Count the forward that was begun."""
+        """Count the forward that was begun, all of it or, where anything fails, nothing.
+
+        Raises:
+            Stopped: a sum does not fit into 64 bits, or a gate was negative.
+        """
+        sums = dict(self._sums)
         for name, value in self._pending.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._pending = {}
+            sums[name] = sums[name] + value if name in sums else value
+            if name != "outputs" and bool((sums[name] < 0).any()):
+                found = f"the sum of {name} is below 0: it overflowed, or a gate is negative"
+                raise Stopped(Problem("recorder", found, "use a new recorder for the texts that follow"))
+        if self.sink is not None:
+            for routing in self._routings:
+                self.sink(routing)
+        self._sums, self._pending, self._routings = sums, {}, []
+
+    def add_tokens(self, routing: Routing) -> None:
+        """Add the records per token of one layer of one forward; the sink gets them once the forward counts."""
+        self._routings.append(routing)
 
     def add_routing(
         self, place: int, index: Tensor, gates: Tensor, logits: Tensor | None, labels: Tensor | None
@@ -223,8 +246,9 @@ class Recorder:
         if self.softmax:
             self._add_softmax(place, logits, group, layer)
         if self.pairs:
-            hot = torch.zeros(len(index), width + 1, device=device).scatter_(1, torch.where(real, index, width), 1.0)
-            sums["pairs"][place] += (hot.T @ hot)[:width, :width].long()  # exact: counts below 2^24 a batch
+            hot = torch.zeros(len(index), width + 1, device=device, dtype=torch.float64)  # which autocast leaves alone
+            hot.scatter_(1, torch.where(real, index, width), 1.0)
+            sums["pairs"][place] += (hot.T @ hot)[:width, :width].long()
 
     def _add_softmax(self, place: int, logits: Tensor | None, group: Tensor, layer: MoELayer) -> None:
         if logits is None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from oracles import spying
 from tiny_configs import build, shared
 
-from prereg_moe.errors import Invalid, NotCheckable
+from prereg_moe.errors import Invalid, NotCheckable, Stopped
 from prereg_moe.lab.capture import Recorder, Routing, Totals
 from prereg_moe.lab.intervene import Mask, Scale, Unreadable, intervene
 from prereg_moe.lab.models import MoE, discover
@@ -251,6 +252,60 @@ class TestAdding:
         assert sizes[0] == sizes[1]
 
 
+class TestExactly:
+    """What made sums wrong, and said nothing."""
+
+    def test_pairs_under_autocast(self) -> None:
+        moe, ids = found("qwen3_moe"), torch.randint(3, 128, (30, 40), generator=torch.Generator().manual_seed(1))
+        recorder = Recorder(pairs=True)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), intervene(moe, recorder=recorder, padding="none"):
+            moe.model(ids)
+        diagonal = np.diagonal(recorder.coactivation(), axis1=1, axis2=2)
+        assert diagonal.max() > 256  # where bfloat16 stops counting
+        np.testing.assert_array_equal(diagonal, recorder.counts()[0])
+
+    def test_sums_that_do_not_fit_are_not_given(self) -> None:
+        moe, recorder = found("qwen3_moe"), Recorder()
+        with torch.no_grad(), intervene(moe, recorder=recorder):
+            moe.model(IDS)
+        totals = recorder.totals()
+        totals.mass[:] = 2**62
+        with pytest.raises(Invalid, match="mass: has a sum below 0"):
+            _ = totals + totals
+        recorder._sums["entropy"] = torch.full_like(recorder._sums["tokens"], 2**63 - 1)
+        recorder.softmax = True
+        recorder._sums["softmax"] = torch.zeros_like(recorder._sums["mass"])
+        with torch.no_grad(), pytest.raises(Stopped, match="entropy is below 0"), intervene(moe, recorder=recorder):
+            moe.model(IDS)
+        assert recorder._sums["tokens"].sum() == totals.tokens.sum()
+
+    def test_a_mask_that_does_not_match_its_cache(self) -> None:
+        moe = found("qwen3_moe")
+        cache = transformers.StaticCache(config=moe.model.config, max_cache_len=20)
+        mask = torch.cat([torch.ones_like(IDS), torch.zeros(3, 11, dtype=torch.long)], 1)
+        with pytest.raises(Unreadable, match="20 columns in its mask, 0 tokens in its cache and 9 new"):
+            record(moe, attention_mask=mask, past_key_values=cache)
+
+    @pytest.mark.parametrize("pads", [([1], 0), ([0, 2], 2)])
+    def test_one_padding_id_at_a_beginning_and_ends_of_text(self, pads: Any) -> None:
+        (rows, pad), ids = pads, IDS.clone()
+        ids[rows, 0 if pad == 0 else -1] = pad
+        with pytest.raises(Unreadable, match="what may be padding"):
+            record(found("qwen3_moe"), ids)
+
+    def test_lengths_beyond_the_batch(self) -> None:
+        with pytest.raises(Invalid, match=r"are \[10, 4, 6\], the batch is 9 wide"):
+            record(found("qwen3_moe"), batch={"lengths": [10, 4, 6]})
+
+    def test_several_texts_in_a_row_count_and_have_no_places(self) -> None:
+        moe, places = found("qwen3_moe"), torch.arange(9).repeat(3)[None]
+        recorder = record(moe, IDS.view(1, 27), position_ids=places)
+        assert recorder.totals().tokens.tolist() == [[27] * 3]
+        sink = Recorder(sink=lambda _: None)
+        with pytest.raises(Unreadable, match="several texts in a row"), intervene(moe, recorder=sink):
+            moe.model(IDS.view(1, 27), position_ids=places)
+
+
 class TestOnRequest:
     def test_records_per_token(self) -> None:
         moe, seen = found("qwen3_moe"), list[Routing]()
@@ -339,6 +394,36 @@ class TestGenerate:
         assert (out[1, 11:] == 0).all()
         np.testing.assert_array_equal(together.totals().tokens, alone.totals().tokens)
         np.testing.assert_array_equal(together.counts(), alone.counts())
+
+    def test_a_padding_id_that_a_row_says_itself_does_not_end_it(self) -> None:
+        moe, recorder = found("qwen3_moe"), Recorder()
+        mask, options = torch.ones_like(IDS[:1]), self.options(moe, eos_token_id=127, max_new_tokens=8)
+        with torch.no_grad():
+            said = int(moe.model.generate(IDS[:1], attention_mask=mask, **options)[0, 10])
+            with intervene(moe, recorder=recorder):
+                out = moe.model.generate(IDS[:1], attention_mask=mask, **{**options, "pad_token_id": said})
+        assert int((out[0, 9:-1] == said).sum()) > 0
+        assert (recorder.totals().tokens == out.shape[1] - 1).all()
+
+    def test_a_mask_of_ones_is_left_out_by_transformers_and_still_known(self) -> None:
+        """Rows that have ended are fed padding, which must not look like a batch that may be padded."""
+        moe, recorder = found("qwen3_moe"), Recorder()
+        mask, options = torch.ones_like(IDS), self.options(moe, eos_token_id=127)
+        with torch.no_grad():
+            ends = int(moe.model.generate(IDS, attention_mask=mask, **options)[1, 10])
+            with intervene(moe, recorder=recorder):
+                out = moe.model.generate(IDS, attention_mask=mask, **{**options, "eos_token_id": ends})
+        assert (out[1, 11:] == 0).all()
+        assert 27 < recorder.totals().tokens[0, 0] < 3 * (out.shape[1] - 1)
+
+    def test_chunks_of_a_prompt_count_once(self) -> None:
+        moe, (ids, mask), counts = found("qwen3_moe"), padded("left"), []
+        for chunk in ({}, {"prefill_chunk_size": 4}):
+            recorder = Recorder()
+            with torch.no_grad(), intervene(moe, recorder=recorder):
+                moe.model.generate(ids, attention_mask=mask, **self.options(moe, eos_token_id=127), **chunk)
+            counts.append(recorder.counts())
+        np.testing.assert_array_equal(*counts)
 
     def test_beams_are_refused(self) -> None:
         moe = found("qwen3_moe")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from oracles import fingerprint, most_used, selected, spying
 from tiny_configs import build, shared
@@ -174,6 +176,16 @@ class TestStarvation:
         intervene(found("olmoe"), Mask(one, scope=prompt), Mask(other, scope=rest))
         with pytest.raises(Starved):
             intervene(found("olmoe"), Mask(one, scope=prompt), Mask(other, scope=prompt))
+
+    def test_masks_on_positions_that_overlap_add_up_where_they_do(self) -> None:
+        one, two = Scope(positions=(1, 2)), Scope(positions=(2, 3))
+        moe = found("olmoe")
+        with pytest.raises(Starved, match="2 of 8 classes"):
+            intervene(moe, Mask({0: [0, 1, 2]}, scope=one), Mask({0: [3, 4, 5]}, scope=two))
+        with intervene(moe, Mask({0: [0, 1, 2]}, scope=one), Mask({0: [3, 4]}, scope=two), padding="none") as session:
+            logits(moe)
+            assert session.proof().min_live == 3
+        intervene(moe, Force({0: [0, 1]}, scope=Scope(positions=(1,))), Force({0: [2, 3]}, scope=Scope(positions=(2,))))
 
     def test_no_op_classes_stay_selectable(self) -> None:
         moe = found("zaya")
@@ -436,6 +448,60 @@ class TestOperators:
             assert torch.equal(under(moe, make(1)), first)
             assert not torch.equal(under(moe, make(2)), first)
 
+    def test_random_operators_do_not_depend_on_torch_defaults(self) -> None:
+        moe, outs = found("qwen3_moe"), []
+        for dtype in (torch.float32, torch.float64):
+            torch.set_default_dtype(dtype)
+            try:
+                outs.append(under(moe, RouterNoise(0.5, 1), Noise({0: [1]}, 0.5)))
+            finally:
+                torch.set_default_dtype(torch.float32)
+        assert torch.equal(*outs)
+
+    def test_random_operators_are_normal_and_independent(self) -> None:
+        moe, ids, seen = found("qwen3_moe"), torch.randint(3, 128, (16, 64)), {}
+        handles = [
+            layer.router.register_forward_hook(
+                lambda _m, args, out, at=layer: seen.__setitem__(
+                    at.index, out[0] - args[0].reshape(-1, 32) @ at.router.weight.T
+                )
+            )
+            for layer in moe.layers
+        ]
+        under(moe, RouterNoise(0.5, 1), ids=ids, padding="none")
+        for handle in handles:
+            handle.remove()
+        drawn = torch.stack([seen[layer] for layer in moe.indices]).double().numpy() / 0.5  # (layers, tokens, experts)
+        count = drawn[0].size
+        assert scipy.stats.kstest(drawn.ravel(), "norm").pvalue > 1e-3
+        for rows in (drawn.reshape(3, -1), drawn.transpose(2, 0, 1).reshape(8, -1), drawn[0].reshape(16, -1)):
+            limit = 4.5 / np.sqrt(rows.shape[1])
+            assert np.abs(np.corrcoef(rows) - np.eye(len(rows))).max() < limit
+        assert count == 16 * 64 * 8
+
+    def test_a_resample_draws_from_rows_of_its_own_condition(self) -> None:
+        moe, every = found("qwen3_moe", implementation="batched_mm"), {2: list(range(8))}
+        first = {0: list(range(8))}
+        outs = []
+        for other in ((), (Scale(first, 5.0),)):
+            with intervene(moe, ByRow((other, (Resample(every),), ()))):
+                outs.append(logits(moe))
+        assert not torch.equal(outs[0][0], outs[1][0])
+        assert torch.equal(outs[0][1], outs[1][1])
+
+    @pytest.mark.parametrize(("name", "operator"), [("qwen3_moe", Scale), ("llama4_text", Scale), ("olmoe", SkipSlots)])
+    def test_what_is_no_number_any_more_stops_the_run(self, name: str, operator: Any) -> None:
+        moe = found(name, seed=21)
+        if operator is Scale:
+            operators = (Scale({0: list(range(8))}, 1e300),)
+        else:  # one gate is 1, the others 0: renormalising without it divides by 0
+            operators = (SkipSlots(1, "highest", "renorm"),)
+            with torch.no_grad():
+                for layer in moe.layers:
+                    layer.router.weight.mul_(1e4)
+        with pytest.raises(NotFinite, match="NaN or infinite"), intervene(moe, *operators):
+            logits(moe)
+
     def test_gated_inputs_refuse_what_is_not_exact(self) -> None:
         moe = found("llama4_text")
         for operator in (Mean({0: [1]}, {0: np.zeros((8, 32))}), Resample({0: [1]}), Noise({0: [1]}, 1.0)):
@@ -651,6 +717,60 @@ class TestGuards:
         with pytest.raises(Invalid, match="training"), intervene(moe):
             pass
 
+    def test_a_part_in_training_mode_is_refused(self) -> None:
+        moe = found("mixtral", router_jitter_noise=0.5)
+        moe.layers[0].block.train()
+        with pytest.raises(Invalid, match=r"layers.0.mlp: is in training mode"), intervene(moe):
+            pass
+        with pytest.raises(Invalid, match="training mode"):
+            discover(moe.model)
+
+    def test_a_model_compiled_after_discovery_is_refused(self) -> None:
+        moe = found("olmoe", seed=15)
+        moe.model.model.layers[0].compile(backend="eager")
+        with pytest.raises(Unsupported, match="is compiled"), intervene(moe, Mask({0: [1]})):
+            pass
+
+    def test_a_model_is_not_copied_inside_a_session(self) -> None:
+        """The copy would go on running the original, weights and all."""
+        moe = found("olmoe", seed=16)
+        with intervene(moe, Mask({0: [1]})):
+            for copied in (copy.deepcopy, pickle.dumps):
+                with pytest.raises(Nested, match="copied inside a session"):
+                    copied(moe.model)
+        mark = fingerprint(moe.model)
+        assert fingerprint(copy.deepcopy(moe.model)) == mark
+
+    def test_a_model_and_its_body_share_one_session(self) -> None:
+        moe = found("olmoe", seed=17)
+        body = discover(moe.model.model)
+        with intervene(moe, Mask({0: [1]})), pytest.raises(Nested), intervene(body, Mask({0: [2]})):
+            pass
+        with intervene(body, Mask({0: [2]})), pytest.raises(Nested), intervene(moe):
+            pass
+
+    def test_one_forward_at_a_time(self) -> None:
+        moe, caught = found("olmoe", seed=18), []
+
+        def again(*_: Any) -> None:
+            try:
+                logits(moe)
+            except Unreadable as error:
+                caught.append(error)
+
+        handle = moe.model.model.register_forward_hook(again)
+        under(moe, Mask({0: [1]}))
+        handle.remove()
+        assert len(caught) == 1
+
+    def test_conditions_that_do_not_exist_have_no_proof(self) -> None:
+        moe = found("olmoe")
+        with intervene(moe, Mask({0: [1]})) as session:
+            logits(moe)
+            for condition in (-1, 1):
+                with pytest.raises(Invalid, match="does not exist"):
+                    session.proof(condition)
+
     def test_guards_stop_the_run(self) -> None:
         for kind in (Leak, NotFinite, NeverFired, HooksLost, Starved, Nested, Unreadable):
             assert issubclass(kind, Stopped)
@@ -672,6 +792,22 @@ class TestRuntime:
                 )
                 assert session.proof().forwards == outs[-1].shape[1] - 9
         assert torch.equal(*outs)
+
+    def test_drafting_with_some_of_the_layers_is_refused_before_it_begins(self) -> None:
+        moe = found("olmoe")
+        layers = moe.model.config.num_hidden_layers
+        with pytest.raises(Unreadable, match="assistant_early_exit"), intervene(moe, Mask({0: [1]})):
+            moe.model.generate(IDS[:1], attention_mask=torch.ones_like(IDS[:1]), assistant_early_exit=1)
+        assert moe.model.config.num_hidden_layers == layers
+
+    def test_drafting_from_the_prompt_says_the_same(self) -> None:
+        moe = found("olmoe")
+        options = {"attention_mask": torch.ones_like(IDS[:1]), "max_new_tokens": 8, "do_sample": False}
+        with torch.no_grad(), intervene(moe, Mask(most_used(moe.model, 2, input_ids=IDS))):
+            plain, drafted = (
+                moe.model.generate(IDS[:1], **options, **extra) for extra in ({}, {"prompt_lookup_num_tokens": 2})
+            )
+        assert torch.equal(plain, drafted)
 
     def test_batch_against_alone(self) -> None:
         moe = found("qwen3_moe")

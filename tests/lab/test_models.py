@@ -16,7 +16,8 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from prereg_moe.errors import Invalid
+from prereg_moe.errors import Invalid, Stopped
+from prereg_moe.lab.intervene import Mask, Scale, intervene
 from prereg_moe.lab.models import Unsupported, discover, load_model
 
 # What the table of architectures says: decoder layers that route, experts, k, (groups, kept, votes).
@@ -137,6 +138,11 @@ class Experts(nn.Module):
         return hidden * gates.sum(-1, keepdim=True)
 
 
+class Inside(Experts):
+    def forward(self, hidden: torch.Tensor, index: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden, index, gates).tanh()
+
+
 class Block(nn.Module):
     """A plain block; ``how`` makes it odd."""
 
@@ -152,15 +158,27 @@ class Block(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         scores = self.gate(hidden)
+        if self.how == "random":
+            scores = scores + torch.randn_like(scores)
+        if self.how == "capped":
+            scores = scores.tanh()
         if self.how == "functional":
             scores = hidden @ self.gate.weight.T
-        gates, index = scores.softmax(-1).topk(2)
+        gates, index = scores.softmax(-1).topk(3 if self.how == "greedy" and len(hidden) > 40 else 2)
+        if self.how == "capacity" and len(hidden) > 40:
+            gates, index = scores.softmax(-1).topk(2, sorted=False)
+        if self.how == "empty slots" and len(hidden) > 40:
+            index = torch.where(gates < gates.max(), -1, index)
+        if self.how == "chooses tokens":
+            gates, index = scores.softmax(-1).T[:3].topk(2)
         if self.how == "keywords":
             return self.experts(hidden, index=index, gates=gates)
         if self.how == "twice":
             self.experts(hidden, index, gates)
         if self.how == "fused":
             return hidden
+        if self.how == "chooses tokens":
+            return self.experts(hidden[:3], index, gates)
         if self.how == "strange":
             return self.experts(hidden, index.float(), gates)
         return self.experts(hidden, gates, index) if self.how == "swapped" else self.experts(hidden, index, gates)
@@ -183,11 +201,51 @@ class TestLayouts:
             ("twice", "called the experts 2 times"),
             ("fused", "called the experts 0 times"),
             ("strange", "neither top-k indices nor"),
+            ("random", "draws random numbers in evaluation mode"),
+            ("chooses tokens", r"hands its experts \(3, 2\) slots for 32 tokens"),
         ],
     )
     def test_odd_ones_are_refused(self, how: str, reason: str) -> None:
         with pytest.raises(Unsupported, match=reason):
             discover(Toy(Block(how)))
+
+    @pytest.mark.parametrize(
+        ("how", "reason"),
+        [
+            ("greedy", "selected 3 experts, not 2"),
+            ("capacity", "compared experts 2 times, 1 times when discovered"),
+            ("empty slots", "selected experts below 0"),
+        ],
+    )
+    def test_a_router_that_is_another_in_a_long_batch_stops_the_run(self, how: str, reason: str) -> None:
+        model = Toy(Block(how))
+        moe, ids = discover(model), torch.arange(48).view(2, 24) % 16
+        with intervene(moe, Mask({0: [0]})):
+            model(ids[:1])
+            with pytest.raises(Stopped, match=reason):
+                model(ids)
+
+    def test_experts_that_use_gates_in_another_way_are_not_edited(self) -> None:
+        block = Block()
+        block.experts = Inside()
+        moe = discover(Toy(block))
+        with pytest.raises(Unsupported, match="not proportional to their gates"):
+            intervene(moe, Scale({0: [0]}, 0.5))
+        intervene(moe, Mask({0: [0]}))
+
+    def test_capped_logits_cannot_be_removed(self) -> None:
+        moe = discover(Toy(Block("capped")))
+        with pytest.raises(Unsupported, match="caps its logits"):
+            intervene(moe, Mask({0: [0]}))
+        intervene(moe, Mask({0: [0]}, "original"))
+
+    def test_layers_that_share_or_run_twice_are_refused(self) -> None:
+        one, two = Block(), Block()
+        with pytest.raises(Unsupported, match="layers that run twice"):
+            discover(Toy(one, one))
+        two.gate = one.gate
+        with pytest.raises(Unsupported, match=r"layer 1 .*shares its Linear with layer 0"):
+            discover(Toy(one, two))
 
     def test_a_compiled_model_is_refused(self) -> None:
         model = Toy(Block())

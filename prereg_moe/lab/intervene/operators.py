@@ -93,6 +93,10 @@ class Scope:
         """Whether every token is in scope."""
         return self.positions is None and self.segment == "all"
 
+    def holds(self, position: int | None, segment: str) -> bool:
+        """Return whether a token at a position (None: one that is never named) of a segment is in scope."""
+        return self.segment in {"all", segment} and (self.positions is None or position in self.positions)
+
     def meets(self, other: Scope) -> bool:
         """Return whether a token can be in both scopes."""
         if "all" not in {self.segment, other.segment} and self.segment != other.segment:

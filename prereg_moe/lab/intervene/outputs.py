@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from prereg_moe.errors import Problem
-from prereg_moe.lab.intervene.guards import NeverFired
-from prereg_moe.lab.intervene.operators import Mean, Noise, Resample, Scale, SkipSlots
+from prereg_moe.lab.intervene.guards import NeverFired, NotFinite
+from prereg_moe.lab.intervene.operators import Mean, Noise, Resample, Scale, Scope, SkipSlots
 from prereg_moe.lab.intervene.plan import Edit, LayerPlan
 from prereg_moe.lab.intervene.tokens import Tokens
 from prereg_moe.lab.models import MoELayer
@@ -44,6 +44,7 @@ def run_experts(
 
     Raises:
         NeverFired: a resample finds no other token to draw from.
+        NotFinite: a changed gate is NaN or infinite.
     """
     changed = torch.zeros_like(index, dtype=torch.bool)
     for edit in plan.skips:
@@ -70,6 +71,7 @@ def run_experts(
             donors = _donors(operator, edit, tokens, plan.layer).to(hidden.device)
             given = hidden.reshape(-1, hidden.shape[-1])[donors].view_as(hidden)
             added.append(experts(given, index, taken))
+    _finite(gates, plan.layer)
     out = experts(hidden, index, gates)
     for one in added:
         out = out + one.view_as(out).to(out.dtype)
@@ -82,6 +84,9 @@ def run_dense(
     """Return the output rows of experts that take (experts · T, hidden) gated inputs, and the slots changed.
 
     Only factors are exact here; compile_plan has refused the rest.
+
+    Raises:
+        NotFinite: a changed output is NaN or infinite.
     """
     out = experts(inputs)
     changed = torch.zeros_like(index, dtype=torch.bool)
@@ -95,7 +100,14 @@ def run_dense(
         marked.scatter_(1, index, slots)
         rows = out.view(plan.layer.n_experts, len(index), -1)
         out = torch.where(marked.T[..., None], rows * operator.factor, rows).reshape(out.shape)
+        _finite(out, plan.layer)
     return out, changed
+
+
+def _finite(changed: Tensor, layer: MoELayer) -> None:
+    if not bool(torch.isfinite(changed).all()):
+        found = "what an operator changed is NaN or infinite"
+        raise NotFinite(Problem(f"layer {layer.index}", found, "use a smaller factor, or do not renormalise"))
 
 
 def _slots(edit: Edit, index: Tensor, tokens: Tokens, layer: MoELayer) -> Tensor:
@@ -130,26 +142,29 @@ def _mean(operator: Mean, taken: Tensor, index: Tensor, hidden: Tensor, layer: M
     wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     weight = torch.zeros(len(index), layer.n_experts, dtype=wide, device=index.device)
     weight.scatter_add_(1, index.clamp(max=layer.n_experts - 1), taken.to(wide))
-    return (weight @ means.to(weight)).to(hidden.dtype)
+    with torch.autocast(weight.device.type, enabled=False):
+        return (weight @ means.to(weight)).to(hidden.dtype)
 
 
 def _noise(operator: Noise, edit: Edit, taken: Tensor, hidden: Tensor, tokens: Tokens, layer: MoELayer) -> Tensor:
     """Return the noise the taken slots add up to: (T, hidden). A sum of normals is drawn as one."""
     source = tokens.generator("noise", operator.seed, layer.index, _named(edit))
-    normal = torch.randn(len(taken), hidden.shape[-1], generator=source).to(taken.device)
+    normal = tokens.normal(source, hidden.shape[-1]).to(taken.device)
     spread = taken.float().pow(2).sum(-1, keepdim=True).sqrt() * operator.sigma
     return (normal * spread).to(hidden.dtype)
 
 
 def _donors(operator: Resample, edit: Edit, tokens: Tokens, layer: MoELayer) -> Tensor:
-    """Return, for each token, another one that is not padding: int (T)."""
-    everyone = torch.arange(tokens.count)
-    real = everyone if tokens.real is None else everyone[tokens.real.cpu()]
+    """Return, for each token, another one that is not padding and lives under the edit's condition: int (T)."""
+    everyone = torch.arange(tokens.count, device="cpu")
+    inside = [one for one in (tokens.real, tokens.inside(Scope(), edit.condition)) if one is not None]
+    real = everyone[torch.stack(inside).all(0).cpu()] if inside else everyone
     if len(real) < 2:
         found = "a resample has no second token to draw from"
         raise NeverFired(Problem(f"layer {layer.index}", found, "use batches of more tokens, or another operator"))
     source = tokens.generator("resample", operator.seed, layer.index, _named(edit))
-    ring = real[torch.randperm(len(real), generator=source)]  # each draws from the next: nobody from itself
+    order = torch.randperm(len(real), generator=source, device="cpu")
+    ring = real[order]  # each draws from the next: nobody from itself
     donors = everyone.clone()
     donors[ring] = ring.roll(-1)
     return donors

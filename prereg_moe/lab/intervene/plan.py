@@ -6,6 +6,7 @@ at once. Several conditions become rows of one table, so that a batch can hold t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
@@ -241,11 +242,8 @@ def _compile_layer(layer: MoELayer, entries: Sequence[_Entry], conditions: int, 
         skips=tuple(_edit(one, layer, device) for one in here if isinstance(one.operator, SkipSlots)),
         edits=edits,
         min_live=tuple(live),
-        masked_cells=tuple(len(_union(masks, layer, number)) for number in range(conditions)),
-        edited_cells=tuple(
-            len(_union([one for one in here if isinstance(one.operator, CellEdit)], layer, number))
-            for number in range(conditions)
-        ),
+        masked_cells=_counts(masks, layer, conditions),
+        edited_cells=_counts([one for one in here if isinstance(one.operator, CellEdit)], layer, conditions),
     )
 
 
@@ -261,9 +259,15 @@ def _experts(entry: _Entry, layer: MoELayer) -> frozenset[int]:
     return frozenset(entry.layers.get(layer.index) or ())
 
 
-def _union(entries: Sequence[_Entry], layer: MoELayer, condition: int) -> frozenset[int]:
-    """Return the experts the entries name under a condition, in any scope."""
-    return frozenset().union(*(_experts(one, layer) for one in entries if one.under(condition)))
+def _union(entries: Sequence[_Entry], layer: MoELayer) -> frozenset[int]:
+    """Return the experts the entries name."""
+    return frozenset().union(*(_experts(one, layer) for one in entries))
+
+
+def _counts(entries: Sequence[_Entry], layer: MoELayer, conditions: int) -> tuple[int, ...]:
+    """Return how many experts the entries name under each condition, in any scope."""
+    under = ([one for one in entries if one.under(number)] for number in range(conditions))
+    return tuple(len(_union(mine, layer)) for mine in under)
 
 
 def _edit(entry: _Entry, layer: MoELayer, device: torch.device) -> Edit:
@@ -311,9 +315,9 @@ def _alone(layer: MoELayer, entry: _Entry) -> PreregError | None:
         means = operator.means.get(layer.index)
         if means is None or len(means) != layer.n_experts:
             return Invalid(Problem(where, f"Mean has no ({layer.n_experts}, hidden) vectors for it"))
-    if layer.takes != "indices" and isinstance(operator, (Mean, Resample, Noise, SkipSlots)):
-        found = f"{type(operator).__name__} is not exact: gates multiply the inputs of its experts, not the outputs"
-        return Unsupported(Problem(where, found))
+    linear = (Mean, Resample, Noise, SkipSlots) if layer.takes != "indices" else (Scale, Mean, Resample, Noise)
+    if layer.no_outputs and isinstance(operator, linear):
+        return Unsupported(Problem(where, f"{type(operator).__name__} is not exact: {layer.no_outputs}"))
     return None
 
 
@@ -339,12 +343,22 @@ def _clash(layer: MoELayer, one: _Entry, two: _Entry) -> str:
     return ""
 
 
+def _together(entries: Sequence[_Entry], condition: int) -> Iterator[list[_Entry]]:
+    """Yield, for each kind of token there can be under a condition, the entries that act on it."""
+    mine = [one for one in entries if one.under(condition)]
+    scopes = list(dict.fromkeys(one.scope for one in mine))
+    named = sorted({place for scope in scopes for place in scope.positions or ()})
+    kinds = itertools.product((None, *named), ("prompt", "generated"))  # None: at a position that none names
+    for acting in dict.fromkeys(tuple(scope.holds(*kind) for scope in scopes) for kind in kinds):
+        here = set(itertools.compress(scopes, acting))
+        yield [one for one in mine if one.scope in here]
+
+
 def _starve(layer: MoELayer, masks: Sequence[_Entry], condition: int, k: int, faults: list[PreregError]) -> int:
     """Return the fewest classes a token under a condition can choose from; add a fault if they are too few."""
     fewest = layer.classes
-    mine = [one for one in masks if one.under(condition)]
-    for scope in {one.scope for one in mine} | {Scope()}:
-        gone = _union([one for one in mine if one.scope.everywhere or one.scope == scope], layer, condition)
+    for mine in _together(masks, condition):
+        gone = _union(mine, layer)
         live = layer.classes - len(gone)
         fewest = min(fewest, live)
         if live < k:
@@ -376,8 +390,8 @@ def _group_starves(left: Sequence[int], kept: int, k: int, *, gates: Sequence[_E
 def _overforced(layer: MoELayer, forced: Sequence[_Entry], conditions: int, k: int) -> Iterator[PreregError]:
     """Yield a fault where more experts, or experts of more groups, are forced than the router can take."""
     size = layer.classes // layer.groups
-    for number in range(conditions):
-        experts = _union(forced, layer, number)
+    together = [mine for number in range(conditions) for mine in _together(forced, number)]
+    for experts in {_union(mine, layer) for mine in together}:
         if len(experts) > k:
             yield Invalid(Problem(_where(layer), f"{len(experts)} experts are forced, it selects {k}"))
         groups = len({one // size for one in experts})

@@ -35,7 +35,8 @@ class RouterMode(TorchFunctionMode):
 
     ``phase`` is "router" (R1 and R2), "after" (the router was left, the experts not entered: R2) or "off".
     Afterwards ``logits`` are the router's, edited; ``picked`` is the index of its last comparison over all
-    classes; ``masked`` and ``forced``, bool (T or 1, classes) or None, are what was asked for.
+    classes, ``comparisons`` their number; ``masked`` and ``forced``, bool (T or 1, classes) or None, what was
+    asked for.
     """
 
     def __init__(self, plan: LayerPlan, tokens: Tokens, phase: str = "router") -> None:
@@ -50,7 +51,7 @@ class RouterMode(TorchFunctionMode):
         self.logits: Tensor | None = None
         self.picked: Tensor | None = None
         self.maps = 0
-        self._comparisons = 0
+        self.comparisons = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -78,7 +79,7 @@ class RouterMode(TorchFunctionMode):
             if not isinstance(operator, RouterNoise):
                 continue
             source = self.tokens.generator("router noise", operator.seed, layer.index)
-            noise = torch.randn(self.tokens.count, layer.classes, generator=source) * operator.sigma
+            noise = self.tokens.normal(source, layer.classes) * operator.sigma
             inside = self.tokens.inside(edit.scope, edit.condition)
             if inside is not None:
                 noise *= inside.to(noise.device)[:, None]
@@ -89,8 +90,8 @@ class RouterMode(TorchFunctionMode):
 
     def _select(self, asked: Selection, *, grouped: bool) -> Any:
         """R2: compare as asked, with masked classes last and forced ones first."""
-        final = not grouped and self._comparisons == self.plan.layer.cut
-        self._comparisons += not grouped
+        final = not grouped and self.comparisons == self.plan.layer.cut
+        self.comparisons += not grouped
         if final and self.plan.top_k is not None:
             asked = asked.picking(self.plan.top_k)
         own = keys = asked.keys

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ from prereg_moe.lab.intervene.operators import ByRow, Intervention, Scope
 from prereg_moe.lab.intervene.plan import Plan, compile_plan
 from prereg_moe.lab.intervene.tokens import BatchFacts, Generation, Needs, Padding, Tokens, read_tokens
 from prereg_moe.lab.intervene.watched import Watched
+from prereg_moe.lab.models.discovery import check_runs_as_written
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Proof", "Session", "intervene"]
 
 _ACTIVE: Final[weakref.WeakSet[nn.Module]] = weakref.WeakSet()
+_DRAFTS: Final = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "penalty_alpha")
 _CALL_ONCE: Final = "call the model itself, not a part of it, and load it without fused or compiled blocks"
 
 
@@ -124,7 +128,8 @@ class Session:
         self.recorder = recorder
         self._padding = padding
         needs = plan.needs
-        self._needs = Needs(needs.real or recorder is not None, needs.positions, needs.segments, needs.key)
+        sink = recorder is not None and recorder.sink is not None
+        self._needs = Needs(needs.real or recorder is not None, needs.positions or sink, needs.segments, needs.key)
         self._facts = BatchFacts()
         self._generation: Generation | None = None
         self._patches: list[_Patch] = []
@@ -132,6 +137,7 @@ class Session:
         self._counts = [_Counts() for _ in range(plan.conditions)]
         self._met = dict.fromkeys(plan.scopes, 0)
         self._tokens: Tokens | None = None
+        self._running = threading.Lock()
         self.forwards = 0
         self.conditions = plan.conditions
         self._open = self._entered = False
@@ -174,7 +180,10 @@ class Session:
         Raises:
             NeverFired: no forward held the condition, a layer was not reached, or no token was in scope.
             HooksLost: what the session installed is gone.
+            Invalid: there is no such condition.
         """
+        if not 0 <= condition < self.conditions:
+            raise Invalid(Problem(f"condition {condition}", "does not exist", f"use 0 to {self.conditions - 1}"))
         if self._open:
             self._verify()
         counts = self._counts[condition]
@@ -201,49 +210,57 @@ class Session:
 
     def __enter__(self) -> Self:
         model = self._moe.model
-        if model in _ACTIVE or self._entered:
-            found = "is already inside a session" if model in _ACTIVE else "left this session before"
+        busy = any(layer.experts in _ACTIVE for layer in self._moe.layers)
+        if busy or self._entered:
+            found = "is already inside a session" if busy else "left this session before"
             raise Nested(Problem(type(model).__name__, found, "give one new session everything at once"))
         self._same_model()
         if self.recorder is not None:
             self.recorder.start(self._moe)
         self._entered = True
-        _ACTIVE.add(model)
         try:
+            _ACTIVE.update(layer.experts for layer in self._moe.layers)
             self._install()
+            self._open = True
+            return self  # noqa: TRY300  here, so that an interruption on the way out is caught too
         except BaseException:
             self._remove()
             raise
-        self._open = True
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        lost = self._remove()
+        try:
+            lost = self._remove()
+        finally:
+            self._remove()  # an interruption does not leave half of it on the model
         if lost and kind is None:
             raise HooksLost(Problem(lost, "was replaced inside the session", "change the model before or after"))
 
     def _same_model(self) -> None:
-        """Raise Invalid unless the model is as it was discovered, and in evaluation mode."""
+        """Raise Invalid unless the model is as it was discovered, and runs its code as it is written."""
         model = self._moe.model
-        if model.training:
-            raise Invalid(Problem(type(model).__name__, "is in training mode", "call model.eval() first"))
+        check_runs_as_written(model)
         for layer in self._moe.layers:
             if model.get_submodule(layer.path) is not layer.block or layer.block.experts is not layer.experts:
                 raise Invalid(Problem(layer.path, "is another module than was discovered", "discover again"))
 
     def _install(self) -> None:
         model = self._moe.model
-        self._patches.append(_Patch(model, "forward", self._forward, self._passing))
+        self._patch(model, "forward", self._forward)
         if hasattr(model, "generate"):
-            self._patches.append(_Patch(model, "generate", self._generate, self._passing))
+            self._patch(model, "generate", self._generate)
         for place, plan in enumerate(self._plan.layers):
             if plan.acts or self.recorder is not None:
                 watched = Watched(self, place, plan)
                 self._layers.append(watched)
                 for module, forward in watched.forwards():
-                    self._patches.append(_Patch(module, "forward", forward, self._passing))
+                    self._patch(module, "forward", forward)
+
+    def _patch(self, owner: nn.Module, attribute: str, wrapper: Callable[..., Any]) -> None:
+        patch = _Patch(owner, attribute, wrapper, self._passing)
+        self._patches.append(patch)  # first, so that an interruption finds it
+        patch.put()
 
     def _passing(self) -> bool:
         """Whether wrappers must do nothing, because the session is over."""
@@ -253,8 +270,8 @@ class Session:
         """Take everything off the model; return what someone else had replaced, or ""."""
         self._open = False
         lost = [one.name for one in reversed(self._patches) if not one.remove()]
-        self._patches.clear()
-        _ACTIVE.discard(self._moe.model)
+        for layer in self._moe.layers:
+            _ACTIVE.discard(layer.experts)
         return lost[0] if lost else ""
 
     def _verify(self) -> None:
@@ -270,24 +287,30 @@ class Session:
             raise NeverFired(Problem("forward", "is being compiled, which drops interventions", _CALL_ONCE))
         if self._moe.model.training:
             raise Invalid(Problem("forward", "runs in training mode", "call model.eval()"))
+        if not self._running.acquire(blocking=False):
+            raise Unreadable(Problem("forward", "runs inside or beside another one", "run one forward at a time"))
+        try:
+            return self._run(original, args, kwargs)
+        finally:
+            self._tokens = None
+            self._running.release()
+
+    def _run(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._verify()
         for one in self._layers:
             one.reset()
         self._tokens = tokens = self._read(original, args, kwargs)
         if self.recorder is not None:
             self.recorder.begin()
-        try:
-            out = original(*args, **kwargs)
-        finally:
-            self._tokens = None
+        out = original(*args, **kwargs)
         self._verify()
         for one in self._layers:
             if one.fired != 1:
                 found = f"ran {one.fired} times in a forward pass"
                 raise NeverFired(Problem(f"layer {one.plan.layer.index}", found, _CALL_ONCE))
-        self._count(tokens)
         if self.recorder is not None:
             self.recorder.commit()
+        self._count(tokens)
         return out
 
     def _read(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tokens:
@@ -311,9 +334,10 @@ class Session:
         return tokens
 
     def _pad_ids(self) -> tuple[int, ...]:
-        """Return the ids that may be padding: lm-evaluation-harness's 0, and the model's own."""
-        own = getattr(getattr(self._moe.model, "config", None), "pad_token_id", None)
-        return (0,) if own is None else (0, *_listed(own))
+        """Return the ids that may be padding: lm-evaluation-harness's 0, the model's own, those that end a text."""
+        config = getattr(self._moe.model, "config", None)
+        own = (_listed(getattr(config, name, None)) for name in ("pad_token_id", "eos_token_id"))
+        return (0, *itertools.chain.from_iterable(own))
 
     def _count(self, tokens: Tokens) -> None:
         """Add a finished forward to the proof."""
@@ -347,18 +371,22 @@ class Session:
         configs = (kwargs, vars(kwargs.get("generation_config") or object), vars(self._moe.model.generation_config))
         settings = {
             name: next((one[name] for one in configs if one.get(name) is not None), None)
-            for name in ("eos_token_id", "pad_token_id", "num_beams", "assistant_model", "prompt_lookup_num_tokens")
+            for name in ("eos_token_id", "pad_token_id", "num_beams", "stop_strings", "stopping_criteria", *_DRAFTS)
         }
-        searching = (
-            (settings["num_beams"] or 1) > 1 or settings["assistant_model"] or settings["prompt_lookup_num_tokens"]
-        )
+        if settings["assistant_early_exit"]:  # it also leaves the configuration changed where a forward stops
+            found = "drafts with some of the layers, which is no forward of the model"
+            raise Unreadable(Problem("generate", found, "leave out assistant_early_exit"))
+        searching = (settings["num_beams"] or 1) > 1 or any(settings[name] for name in _DRAFTS)
         needs = self._needs
         if isinstance(source, Tensor):
             if searching and (needs.real or needs.positions or needs.segments):
                 found = "searches beams or drafts, so which row a token belongs to cannot be told"
                 raise Unreadable(Problem("generate", found, "decode greedily or sample"))
-            ends = [one for name in ("eos_token_id", "pad_token_id") for one in _listed(settings[name])]
-            self._generation = Generation(int(source.shape[1]), torch.tensor(ends, dtype=torch.int64))
+            ends = _listed(settings["eos_token_id"])
+            if settings["stop_strings"] or settings["stopping_criteria"]:
+                ends += _listed(settings["pad_token_id"])
+            masked = isinstance(kwargs.get("attention_mask"), Tensor)
+            self._generation = Generation(int(source.shape[1]), torch.tensor(ends, dtype=torch.int64), masked)
         try:
             return original(*args, **kwargs)
         finally:
@@ -369,45 +397,66 @@ class Session:
 
         Raises:
             Unreadable: the layer runs outside the model's own forward.
+            NeverFired: it is being compiled.
         """
+        if torch.compiler.is_compiling():
+            found = "is being compiled, which drops interventions"
+            raise NeverFired(Problem(f"layer {layer.index}", found, _CALL_ONCE))
         if self._tokens is None:
             self._verify()
             raise Unreadable(Problem(f"layer {layer.index}", "runs outside the model's own forward", _CALL_ONCE))
         return self._tokens
 
 
+class _Wrapper:
+    """Calls the wrapper, handed the original first, or the original alone where there is nothing to do."""
+
+    def __init__(self, original: Callable[..., Any], wrapper: Callable[..., Any], passing: Callable[[], bool]) -> None:
+        functools.update_wrapper(self, original)  # generate() reads the signature of forward
+        self._original, self._wrapper, self._passing = original, wrapper, passing
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._passing():
+            return self._original(*args, **kwargs)
+        return self._wrapper(self._original, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be copied or pickled: a copy of the model would go on running this one."""
+        raise Nested(Problem("model", "is copied inside a session", "copy it before or after"))
+
+
 class _Patch:
-    """One attribute of one module, replaced until removed. The wrapper is handed the original first."""
+    """One attribute of one module, replaced from `put` until `remove`."""
 
     def __init__(
         self, owner: nn.Module, attribute: str, wrapper: Callable[..., Any], passing: Callable[[], bool]
     ) -> None:
-        original = getattr(owner, attribute)
-
-        @functools.wraps(original)  # generate() reads the signature of forward
-        def replaced(*args: Any, **kwargs: Any) -> Any:
-            if passing():
-                return original(*args, **kwargs)
-            return wrapper(original, *args, **kwargs)
-
         self.name = f"{type(owner).__name__}.{attribute}"
-        self._owner, self._attribute, self._mine = owner, attribute, replaced
+        self._owner, self._attribute = owner, attribute
+        self._mine = _Wrapper(getattr(owner, attribute), wrapper, passing)
         self._had = attribute in owner.__dict__
         self._held = owner.__dict__.get(attribute)
-        owner.__dict__[attribute] = replaced
+        self._removed = False
+
+    def put(self) -> None:
+        """Replace the attribute."""
+        self._owner.__dict__[self._attribute] = self._mine
 
     def holds(self) -> bool:
         """Whether the attribute is still ours."""
         return self._owner.__dict__.get(self._attribute) is self._mine
 
     def remove(self) -> bool:
-        """Put back what was there; return False if someone else has changed it, and leave theirs."""
+        """Put back what was there, once; return False if someone else has changed it, and leave theirs."""
+        if self._removed:
+            return True
         if not self.holds():
             return False
         if self._had:
             self._owner.__dict__[self._attribute] = self._held
         else:
             del self._owner.__dict__[self._attribute]
+        self._removed = True
         return True
 
 

@@ -4,8 +4,8 @@ Routers see rows × width tokens flattened, and nothing else; what a token is mu
 call of the model. Padding is read, in this order, from what the caller said with ``session.batch``,
 from a two-dimensional attention mask, or from a call that cannot hold any: one row. A batch of
 several rows without either, as lm-evaluation-harness sends them, is read as unpadded only where no
-row ends (or begins twice) with a padding id; otherwise it is refused, unless the session was told
-what padding is.
+row ends with a padding id, or begins as padding would; otherwise it is refused, unless the session was
+told what padding is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from prereg_moe.lab.intervene.guards import Unreadable
 from prereg_moe.lab.intervene.operators import Scope
 
 __all__ = ["BatchFacts", "Generation", "Needs", "Padding", "Tokens", "read_tokens"]
+
+_SAY: Final = "call session.batch() before each batch that differs"
 
 Padding: TypeAlias = Literal["none"] | int | None
 """Of batches without a mask: None refuses what may be padded, "none" says nothing is, an id that its last run is."""
@@ -54,15 +56,20 @@ class BatchFacts:
             value = getattr(self, name)
             if value is not None and len(value) != rows:
                 found = f"is given for {len(value)} rows, the batch has {rows}"
-                raise Invalid(Problem(f"batch.{name}", found, "call session.batch() before each batch that differs"))
+                raise Invalid(Problem(f"batch.{name}", found, _SAY))
 
 
 @dataclass(slots=True, eq=False)
 class Generation:
-    """A call of ``generate``: the prompt's width, the ids that end a row, and which rows have ended."""
+    """A call of ``generate``: the prompt's width, the ids that end a row, whether it was given a mask, and which rows
+    have ended.
+
+    A padding id ends a row only where rows may stop at something else than an id: elsewhere a row may say it and go on.
+    """
 
     width: int
     ends: Tensor
+    masked: bool = False
     ended: Tensor | None = None
 
     def running(self, tokens: Tensor, past: int) -> Tensor:
@@ -114,7 +121,11 @@ class Tokens:
     def generator(self, *parts: object) -> torch.Generator:
         """Return a generator seeded by the parts and the batch's tokens."""
         digest = hashlib.blake2b(repr(parts).encode() + self.key, digest_size=8).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "big") >> 1)
+
+    def normal(self, source: torch.Generator, width: int) -> Tensor:
+        """Return standard normal numbers for each token, whatever torch's default dtype and device: (T, width)."""
+        return torch.randn(self.count, width, generator=source, dtype=torch.float32, device="cpu")
 
 
 def read_tokens(
@@ -157,6 +168,8 @@ def read_tokens(
         history = _history(call, ids, rows, past + width, facts, padding, pad_ids, generation).to(device)
         now = history[:, past:]
         places = history.long().cumsum(1)[:, past:] - 1
+        if needs.positions or needs.segments:
+            _one_text_a_row(call, now)
         if needs.segments:
             generated = _generated(facts, generation, places, past).reshape(-1)
         if generation is not None and ids is not None:
@@ -192,15 +205,36 @@ def _conditions(facts: BatchFacts, rows: int, conditions: int) -> tuple[int, ...
 def _past(call: Mapping[str, Any], width: int) -> int:
     """Return how many tokens of each row were fed before this call."""
     mask, cache = call.get("attention_mask"), call.get("past_key_values")
+    held = 0 if cache is None else _held(cache)
     if isinstance(mask, Tensor) and mask.dim() == 2:
-        return int(mask.shape[1]) - width
-    if cache is None:
-        return 0
+        past = int(mask.shape[1]) - width
+        if held not in {None, past}:
+            found = f"has {mask.shape[1]} columns in its mask, {held} tokens in its cache and {width} new ones"
+            raise Unreadable(Problem("forward", found, "give the mask one column for each token so far"))
+        return past
+    if held is None:
+        found = f"its cache ({type(cache).__name__}) does not say how many tokens it holds"
+        raise Unreadable(Problem("forward", found, "pass an attention mask"))
+    return held
+
+
+def _held(cache: Any) -> int | None:
+    """Return how many tokens a cache holds, or None where it does not say."""
     try:
         return int(cache.get_seq_length())
-    except (AttributeError, ValueError, IndexError, TypeError) as error:
-        found = f"its cache ({type(cache).__name__}) does not say how many tokens it holds"
-        raise Unreadable(Problem("forward", found, "pass an attention mask")) from error
+    except (AttributeError, ValueError, IndexError, TypeError):
+        return None
+
+
+def _one_text_a_row(call: Mapping[str, Any], real: Tensor) -> None:
+    """Raise Unreadable if position ids begin anew inside a row: places are counted row by row."""
+    places = call.get("position_ids")
+    if not isinstance(places, Tensor) or places.shape[-1:] != real.shape[-1:] or places.dim() != real.dim():
+        return
+    back = (places[:, 1:] <= places[:, :-1]) & real[:, 1:] & real[:, :-1]
+    if bool(back.any()):
+        found = "holds several texts in a row, so where a token stands in its text cannot be told"
+        raise Unreadable(Problem("forward", found, "give each text its own row"))
 
 
 def _history(
@@ -217,12 +251,13 @@ def _history(
     said = facts.mask
     if facts.lengths is not None:
         wide = length if generation is None else generation.width
+        if not all(0 <= one <= wide for one in facts.lengths):
+            raise Invalid(Problem("batch.lengths", f"are {list(facts.lengths)}, the batch is {wide} wide", _SAY))
         said = torch.arange(wide)[None] < torch.tensor(facts.lengths)[:, None]
     if said is not None:
         extra = length - said.shape[1]
         if extra < 0 or (extra and generation is None):
-            found = f"is {said.shape[1]} tokens wide, the batch {length}"
-            raise Invalid(Problem("batch.mask", found, "call session.batch() before each batch that differs"))
+            raise Invalid(Problem("batch.mask", f"is {said.shape[1]} tokens wide, the batch {length}", _SAY))
         return torch.cat([said, torch.ones(rows, extra, dtype=torch.bool, device=said.device)], 1)
     mask = call.get("attention_mask")
     if isinstance(mask, Tensor) and mask.dim() == 2:
@@ -231,23 +266,30 @@ def _history(
         found = "has an attention mask that is not (rows, tokens), so padding cannot be told"
         raise Unreadable(Problem("forward", found, "say with session.batch(mask=...) which tokens are real"))
     everything = torch.ones(rows, length, dtype=torch.bool)
+    past = length if ids is None else length - ids.shape[1]
     if rows == 1 or padding == "none":
         return everything
+    if generation is not None and generation.masked:
+        return everything  # transformers leaves out a mask of ones
     if ids is not None and ids.shape[1] == length and isinstance(padding, int):
         everything = (ids != padding).flip(1).cumsum(1).flip(1) > 0
-    elif ids is None or _may_be_padded(ids, pad_ids):
+    elif ids is None or _may_be_padded(ids, pad_ids, ids.shape[1] if generation is None else generation.width - past):
         found = "has several rows, no attention mask, and what may be padding"
         todo = "pass a mask, say session.batch(lengths=...), or set intervene(padding=...)"
         raise Unreadable(Problem("forward", found, todo))
     return everything
 
 
-def _may_be_padded(ids: Tensor, pad_ids: Sequence[int]) -> bool:
-    """Return whether a row ends with a padding id, or begins with two of one."""
+def _may_be_padded(ids: Tensor, pad_ids: Sequence[int], width: int) -> bool:
+    """Return whether a row's first ``width`` ids end with a padding id, or begin with one that not all begin with, or
+    with two."""
+    if width < 1:
+        return False  # what was generated is no padding
+    ids = ids[:, :width]
     pads = torch.tensor(list(pad_ids), device=ids.device)
-    ends = torch.isin(ids[:, -1], pads).any()
-    begins = ids.shape[1] > 1 and (torch.isin(ids[:, 0], pads) & (ids[:, 0] == ids[:, min(1, ids.shape[1] - 1)])).any()
-    return bool(ends) or bool(begins)
+    ends, begins = torch.isin(ids[:, -1], pads), torch.isin(ids[:, 0], pads)
+    twice = begins & (ids[:, 0] == ids[:, min(1, ids.shape[1] - 1)])
+    return bool(ends.any() | (begins.any() & ~begins.all()) | (twice.any() if ids.shape[1] > 1 else False))
 
 
 def _generated(facts: BatchFacts, generation: Generation | None, places: Tensor, past: int) -> Tensor:

@@ -145,15 +145,23 @@ class Watched:
         layer, mode = self.plan.layer, self._mode
         where = f"layer {layer.index} ({type(layer.router).__name__})"
         if index.shape != gates.shape or index.shape[0] != tokens.count:
-            found = f"its experts are handed {tuple(index.shape)} slots, the batch has {tokens.count} tokens"
+            shapes = f"{tuple(index.shape)} slots with {tuple(gates.shape)} gates"
+            found = f"its experts are handed {shapes}, the batch has {tokens.count} tokens"
             raise Unreadable(Problem(where, found))
         if not bool(torch.isfinite(gates).all()):
             raise NotFinite(Problem(where, "a gate is NaN or infinite", "mask fewer experts, or use gates='original'"))
-        if self.plan.top_k is not None and index.shape[-1] != self.plan.top_k:
-            found = f"it selected {index.shape[-1]} experts, top-k asks for {self.plan.top_k}"
-            raise Leak(Problem(where, found, "its k is fixed in its code"))
+        asked = self.plan.top_k or layer.top_k
+        if index.shape[-1] != asked:
+            found = f"it selected {index.shape[-1]} experts, not {asked}"
+            raise Leak(Problem(where, found, "its k is fixed in its code, or differs from when it was discovered"))
+        if bool((index < 0).any()):
+            found = "it selected experts below 0"
+            raise Unreadable(Problem(where, found, "routers that leave slots empty are not supported"))
         if mode is None:
             return
+        if mode.comparisons != layer.cut + 1:
+            found = f"its router compared experts {mode.comparisons} times, {layer.cut + 1} times when discovered"
+            raise NeverFired(Problem(where, found, "routers that depend on the batch are not supported"))
         handed = index if layer.classes == layer.n_experts else torch.where(gates != 0, index, layer.classes - 1)
         if mode.masked is not None:
             picked = handed if mode.picked is None else torch.cat([handed, mode.picked.reshape(len(index), -1)], 1)
@@ -184,7 +192,7 @@ class Watched:
             place = torch.arange(tokens.count, device=index.device)[real]
             parts = (place // tokens.width, place % tokens.width, tokens.positions.to(index.device)[real], index[real])
             arrays = [one.cpu().numpy() for one in (*parts, gates.detach()[real].double())]
-            recorder.sink(Routing(self.plan.layer.index, self._host.forwards, *arrays))
+            recorder.add_tokens(Routing(self.plan.layer.index, self._host.forwards, *arrays))
 
     def _record_outputs(
         self,

@@ -28,7 +28,7 @@ from torch.overrides import TorchFunctionMode
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.lab.models.ops import LINEAR, SCORES, Selection, read_selection
 
-__all__ = ["MoE", "MoELayer", "Unsupported", "discover"]
+__all__ = ["MoE", "MoELayer", "Unsupported", "check_runs_as_written", "discover"]
 
 _COUNTS: Final = ("num_routed_experts", "num_experts", "n_routed_experts", "num_local_experts")
 _ROUTERS: Final = ("gate", "router")
@@ -49,8 +49,9 @@ class MoELayer:
     comparison happens. ``takes`` is "indices", or "gated inputs" where each expert is handed all
     tokens times their gates. ``gate_output`` is the router output that holds those gates (-1: none).
     ``softmax`` says that scores are a softmax over all classes, ``normalised`` that the gates of a token have a
-    constant sum. ``cut`` numbers the router's last
-    comparison over all classes, the one that picks; ``settable_k`` says that it is a ``topk``.
+    constant sum. ``cut`` numbers the router's last comparison over all classes, the one that picks; ``settable_k``
+    says that it is a ``topk``. ``no_outputs`` says why what an expert contributes is not its gate times its output,
+    where that is so.
     """
 
     index: int
@@ -75,6 +76,7 @@ class MoELayer:
     shared: tuple[str, ...] = ()
     refusal: str = ""
     no_logits: str = ""
+    no_outputs: str = ""
 
     @property
     def max_masked(self) -> int:
@@ -114,6 +116,7 @@ class MoELayer:
             "shared": list(self.shared),
             "refusal": self.refusal,
             "no_logits": self.no_logits,
+            "no_outputs": self.no_outputs,
         }
 
 
@@ -164,10 +167,7 @@ def discover(model: nn.Module) -> MoE:
         Unsupported: no routed layers, or a layer laid out in a way that cannot be observed exactly.
         Invalid: the model is in training mode, where routers may draw random numbers.
     """
-    name = type(model).__name__
-    if model.training:
-        raise Invalid(Problem(name, "is in training mode, where routers may be random", "call model.eval() first"))
-    _not_compiled(model)
+    check_runs_as_written(model)
     sites = _sites(model)
     _probe(model, sites)
     config = getattr(model, "config", None)
@@ -193,15 +193,24 @@ class _Site:
     arguments: tuple[Any, ...] = ()
     keywords: tuple[str, ...] = ()
     calls: int = 0
+    linear: bool = True
 
     @property
     def where(self) -> str:
         return f"layer {self.index} ({self.path}, {type(self.router).__name__})"
 
 
-def _not_compiled(model: nn.Module) -> None:
-    """Raise Unsupported if a module was compiled: its Python forward, and every edit to it, may be skipped."""
+def check_runs_as_written(model: nn.Module) -> None:
+    """Raise unless every module is in evaluation mode and runs its Python forward, which is what edits are put on.
+
+    Raises:
+        Invalid: a module is in training mode, where routers may draw random numbers.
+        Unsupported: a module was compiled.
+    """
     for path, module in model.named_modules():
+        if module.training:
+            found = "is in training mode, where routers may be random"
+            raise Invalid(Problem(path or type(model).__name__, found, "call model.eval() first"))
         if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
             raise Unsupported(Problem(path or type(model).__name__, "is compiled", "load the model without compiling"))
 
@@ -210,7 +219,7 @@ def _sites(model: nn.Module) -> list[_Site]:
     """Return every block with fused experts beside one router.
 
     Raises:
-        Unsupported: none, an ``experts`` that is laid out differently, or two in one decoder layer.
+        Unsupported: none, an ``experts`` that is laid out differently, two in one decoder layer, or one shared by two.
     """
     sites: list[_Site] = []
     odd: list[Problem] = []
@@ -237,6 +246,13 @@ def _sites(model: nn.Module) -> list[_Site]:
     for one, two in itertools.pairwise(sites):
         if one.index == two.index:
             raise Unsupported(Problem(f"layer {one.index}", f"routes twice: {one.path} and {two.path}"))
+    owners: dict[nn.Module, _Site] = {}
+    for site in sites:
+        for module in (site.router, site.experts):
+            owner = owners.setdefault(module, site)
+            if owner is not site:
+                found = f"shares its {type(module).__name__} with layer {owner.index}"
+                raise Unsupported(Problem(site.where, found, "which layer runs could not be told"))
     return sites
 
 
@@ -326,7 +342,12 @@ def _watch(site: _Site, stack: ExitStack) -> None:
         if site.trace is not None:
             site.trace.phase = "off"
         site.arguments, site.keywords, site.calls = args, tuple(kwargs), site.calls + 1
-        return original(*args, **kwargs)
+        out = original(*args, **kwargs)
+        slots = None if kwargs else _slots(args)
+        if slots is not None and isinstance(out, Tensor):
+            halved = (one / 2 if one is slots[1] else one for one in args)
+            site.linear = _alike(original(*halved), out / 2)
+        return out
 
     stack.enter_context(_replaced(site.block, block))
     stack.enter_context(_replaced(site.router, router))
@@ -340,7 +361,7 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
     size = int(getattr(embedding, "num_embeddings", 0) or 8)
     device = next(model.parameters()).device
     tokens = torch.arange(3, 3 + _PROBE_TOKENS, device=device)[None] % size
-    with ExitStack() as stack, torch.no_grad():
+    with ExitStack() as stack, torch.no_grad(), _drawing_nothing(model, device):
         for site in sites:
             _watch(site, stack)
         try:
@@ -349,6 +370,23 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
             found = f"its own forward fails on {_PROBE_TOKENS} tokens ({error})"
             todo = "check its config.json, or load it in another dtype"
             raise Unsupported(Problem(type(model).__name__, found, todo)) from error
+
+
+@contextmanager
+def _drawing_nothing(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Raise Unsupported, with torch's random state as it was, if random numbers are drawn inside."""
+    devices = [device] if device.type == "cuda" else []
+
+    def state() -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in devices)]
+
+    with torch.random.fork_rng(devices):
+        before = state()
+        yield
+        drawn = not all(map(torch.equal, before, state()))
+    if drawn:
+        found = "draws random numbers in evaluation mode, so no two forwards are alike"
+        raise Unsupported(Problem(type(model).__name__, found, "turn its noise off"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +415,8 @@ def _routing(site: _Site, trace: _Trace) -> _Routing:
         return _Routing(site.n_experts, found, found)
     maps = sum(out.shape[-1] == classes for out in trace.linears)
     no_logits = f"{router} makes {maps} linear maps onto {classes} classes, not one" if maps != 1 else ""
+    if {"tanh", "softmax"} <= set(trace.steps):
+        no_logits = f"{router} caps its logits, so that none can be −∞ in its softmax"
     flat = tuple(selection for selection in selections if selection.axis(classes) == "flat")
     grouped = tuple(selection for selection in selections if selection.axis(classes) == "grouped")
     return _Routing(classes, "", no_logits, flat, grouped, selections)
@@ -391,14 +431,19 @@ def _layer(site: _Site) -> MoELayer:
     trace = site.trace
     if trace is None or site.calls != 1 or not site.outputs:
         found = f"its block called the experts {site.calls} times in one forward"
-        raise Unsupported(Problem(site.where, found, "a fused kernel or another wrapper may replace the block"))
+        todo = "a fused kernel or another wrapper may replace the block"
+        raise Unsupported(Problem(site.where, found, "layers that run twice are not supported" if site.calls else todo))
     if site.keywords:
         raise Unsupported(Problem(site.where, f"its experts are called with keywords {list(site.keywords)}"))
     routing = _routing(site, trace)
     slots = _slots(site.arguments)
     if slots is not None and not slots[0].shape[-1]:
         raise Unsupported(Problem(site.where, "it selects no expert for a token", "check its config.json"))
-    extra = _dense(site, routing) if slots is None else {}
+    if slots is not None and len(slots[0]) != _PROBE_TOKENS:
+        found = f"hands its experts {tuple(slots[0].shape)} slots for {_PROBE_TOKENS} tokens"
+        raise Unsupported(Problem(site.where, found, "experts that choose tokens are not supported"))
+    odd = {} if site.linear else {"no_outputs": "its experts' outputs are not proportional to their gates"}
+    extra = _dense(site, routing) if slots is None else odd
     top_k, gates = (routing.flat[-1].k, None) if slots is None else (slots[0].shape[-1], slots[1])
     in_router = any(phase == "router" for phase, _ in trace.selections) or not trace.selections
     softmaxes = trace.softmaxes.count(routing.classes)  # one for every slot, where slots are picked one by one
@@ -431,6 +476,13 @@ def _constant(gates: Tensor) -> bool:
     return bool(sums.max() - sums.min() < max(1e-4, 2 * torch.finfo(gates.dtype).eps) * sums.mean())
 
 
+def _alike(one: Tensor, two: Tensor) -> bool:
+    """Return whether two outputs agree to one percent where they are numbers."""
+    number = torch.isfinite(one) & torch.isfinite(two)
+    one, two = one[number].double(), two[number].double()
+    return bool(((one - two).abs() <= 1e-2 * two.abs().max()).all()) if len(two) else True
+
+
 def _slots(arguments: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
     """Return (indices, gates), each (tokens, k), from the experts' arguments (hidden, and these two in any order)."""
     if len(arguments) != 3 or not all(isinstance(one, Tensor) for one in arguments):
@@ -459,7 +511,8 @@ def _dense(site: _Site, routing: _Routing) -> dict[str, Any]:
     if routing.refusal or len(site.arguments) != 1 or rows != site.n_experts * _PROBE_TOKENS or len(gates) != 1:
         found = f"{type(site.experts).__name__} takes neither top-k indices nor one gated row per expert and token"
         raise Unsupported(Problem(site.where, routing.refusal or found))
-    return {"takes": "gated inputs", "gate_output": gates[0]}
+    no_outputs = "gates multiply the inputs of its experts, not the outputs"
+    return {"takes": "gated inputs", "gate_output": gates[0], "no_outputs": no_outputs}
 
 
 def _groups(routing: _Routing) -> dict[str, Any]:

@@ -31,6 +31,8 @@ SCORES: Final[Mapping[Any, str]] = {
     F.sigmoid: "sigmoid",
     F.softplus: "softplus",
     torch.tanh: "tanh",
+    Tensor.tanh: "tanh",
+    F.tanh: "tanh",
 }
 """Functions that turn logits into scores; only named in descriptions."""
 
