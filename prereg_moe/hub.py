@@ -1,35 +1,26 @@
 """The Hugging Face hub's local cache: where it lies, and which data sets tasks read that are not in it.
 
 A study is run from what is on the machine, and nothing is downloaded. A task whose data set is not here is
-refused before anything is loaded: the libraries would try the network for half a minute. So the tasks' YAML
-is read here, without lm-evaluation-harness, as far as that needs; what cannot be read is left for it to refuse.
+refused before anything is loaded: the libraries would try the network for half a minute.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
-
-import yaml
+from typing import Final
 
 from prereg_moe.errors import Problem
 from prereg_moe.registration import Registration, task_name
+from prereg_moe.taskfiles import read_tasks
 
 __all__ = ["cached", "missing_data", "snapshot"]
 
 _FORMATS: Final = frozenset(  # what `datasets` reads without the hub
     {"arrow", "audiofolder", "cache", "csv", "hdf5", "imagefolder", "json", "pandas", "parquet", "sql", "text", "xml"}
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with lm-eval's ``!function`` tags, which are not followed."""
-
-
-_Loader.add_multi_constructor("!", lambda *_: None)
 
 
 def snapshot(model: str, commit: str) -> Path:
@@ -78,33 +69,12 @@ def missing_data(registration: Registration, find: Callable[[str], Path]) -> lis
 
 def _read_by(folder: Path, tasks: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield (data set, its configuration or nothing) of tasks that read one of the hub's."""
-    known: dict[Any, Mapping[str, Any]] = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        settings = _settings(path)
-        if isinstance(name := settings.get("task"), str):
-            known.setdefault(name, settings)
+    known = read_tasks(folder)
     for found in (known[task] for task in tasks if task in known):
         data, part = found.get("dataset_path"), found.get("dataset_name")
         local = "custom_dataset" in found or "class" in found
         if isinstance(data, str) and not local and data not in _FORMATS and not Path(data).exists():
             yield data, part if isinstance(part, str) else ""
-
-
-def _settings(path: Path, seen: frozenset[Path] = frozenset()) -> dict[str, Any]:
-    """Return a task file's settings on top of those it includes; nothing where it cannot be read."""
-    if path in seen:
-        return {}
-    try:
-        own = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 - a safe loader
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    if not isinstance(own, dict):
-        return {}
-    listed = own.get("include", [])
-    settings: dict[str, Any] = {}
-    for name in listed if isinstance(listed, list) else [listed]:
-        settings |= _settings((path.parent / str(name)).resolve(), seen | {path})
-    return settings | own
 
 
 def _cached(data: str) -> bool:

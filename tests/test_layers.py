@@ -17,7 +17,7 @@ import prereg_moe
 PACKAGE = Path(prereg_moe.__file__).parent
 LAYERS = (
     ("errors", "canonical", "rules"),
-    ("registration", "stats", "templating"),
+    ("registration", "stats", "taskfiles", "templating"),
     ("ledger", "atlas", "hub", "registry", "findings"),
     ("frozen", "freezing", "record", "amending"),
     ("evidence", "store", "standing"),
@@ -143,13 +143,13 @@ def test_no_module_needs_itself() -> None:
         pytest.param(
             {"yaml"},
             "registration",
-            id="YAML is read by the registration only, that of tasks where their data are found",
+            id="YAML is read by the registration only, that of tasks where task files are read",
         ),
         pytest.param({"scipy", "statsmodels"}, "stats", id="distributions are taken from the statistics only"),
     ],
 )
 def test_a_library_has_one_home(libraries: set[str], home: str) -> None:
-    also = {"yaml": {"hub", "lab"}, "scipy": {"verdict", "diagnosing", "lab"}, "click": {"lab"}}
+    also = {"yaml": {"taskfiles", "lab"}, "scipy": {"verdict", "diagnosing", "lab"}, "click": {"lab"}}
     allowed = {home}.union(*(also.get(library, set()) for library in libraries))
     strays = {
         (module, name)

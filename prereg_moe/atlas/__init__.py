@@ -1,6 +1,7 @@
 """The routing atlas: which experts an axis's tokens are routed to, and what is derived from that.
 
     routing      the table of mass, shares, lift
+    configured   what a model's configuration says of its experts, before there is an atlas
     families     families of experts by a stated rule
     nulls        random sets matched by size or by mass
     statistics   coverage, correlation, overlap, layer shuffle
@@ -11,6 +12,7 @@ Numpy only: `atlas`, `freeze` and `audit` derive all of it without torch and wit
 
 from __future__ import annotations
 
+from prereg_moe.atlas.configured import configured
 from prereg_moe.atlas.families import build_family, needed_exclusions, shared_core
 from prereg_moe.atlas.nulls import MatchedDraw, draw_matched, draw_nulls, size_of
 from prereg_moe.atlas.routing import Cells, Layout, RoutingAtlas, family_share, lift, pooled, share
@@ -35,6 +37,7 @@ __all__ = [
     "Overlap",
     "RoutingAtlas",
     "build_family",
+    "configured",
     "correlation",
     "coverage",
     "draw_matched",

@@ -6,6 +6,7 @@ items are listed by id, families and null draws are derived from the sealed atla
 out.
 
     checking   what stands in the way of a freeze, and what weakens the study
+    fitting    what it names and the files at hand show not to be there
     pinning    the digests of the files it names
     items      the items of its corpora, by id
     sealing    the document composed, written and sealed

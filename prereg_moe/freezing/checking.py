@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from prereg_moe.errors import Invalid, NotCheckable, Problem
+from prereg_moe.freezing.fitting import misfits
 from prereg_moe.freezing.items import cluster_of, read_items
 from prereg_moe.freezing.pinning import read_templates
 from prereg_moe.hub import missing_data
@@ -48,6 +49,7 @@ def check(path: Path, root: Path | None = None) -> Checked:
     registration = load(path)
     folder, root = path.parent, root or path.parent
     problems, pending = _lacking(registration, folder, root)
+    problems += misfits(registration, folder, root)
     if folder.resolve().parent == (root / "registrations").resolve():
         problems = [*other_name(registration.id, folder.resolve().name), *problems]
     if problems:

@@ -16,6 +16,7 @@ from prereg_moe import canonical, ledger, record
 from prereg_moe.atlas import RoutingAtlas
 from prereg_moe.errors import Deviated, Invalid, Problem, Tampered, shaped
 from prereg_moe.freezing.checking import other_name
+from prereg_moe.freezing.fitting import misfits
 from prereg_moe.freezing.items import list_items
 from prereg_moe.freezing.pinning import atlas_inputs, pins_of, read_templates
 from prereg_moe.freezing.reading import read_atlases
@@ -43,7 +44,7 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Frozen:
         )
     source = folder / "registration.yaml"
     registration = load(source)
-    if problems := other_name(registration.id, id_):
+    if problems := [*other_name(registration.id, id_), *misfits(registration, folder, registry.root)]:
         raise Invalid(problems)
     atlases, atlas_digest = _atlas(registry, registration, seals)
     templates = read_templates(registration, folder, registry.root)

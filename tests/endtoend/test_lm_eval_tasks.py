@@ -12,6 +12,8 @@ import datasets
 import pytest
 
 from prereg_moe import canonical
+from prereg_moe.registry import find_source
+from prereg_moe.taskfiles import DEFAULT_METRICS, metrics, read_tasks
 from tests.endtoend.studies import command, process, write_registration
 
 REGISTRATION = """\
@@ -122,3 +124,18 @@ def test_without_the_data_set_one_line_says_so_at_once(
     assert told in line
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "empty").exists()
+
+
+def test_what_is_said_of_its_metrics_without_it_is_what_it_says() -> None:
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+
+    assert {kind: tuple(names) for kind, names in DEFAULT_METRIC_REGISTRY.items()} == DEFAULT_METRICS
+
+
+def test_its_own_tasks_are_read_as_it_reads_them() -> None:
+    from lm_eval.tasks import TaskManager
+
+    folder = find_source("lm-eval:arc", Path(), Path())
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    assert set(read_tasks(folder)) == set(manager.all_subtasks)
+    assert metrics(read_tasks(folder)["arc_easy"]) == ("acc", "acc_norm")

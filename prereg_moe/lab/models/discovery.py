@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from prereg_moe.atlas.configured import EXPERT_COUNTS
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.lab.models.ops import LINEAR, SCORES, Selection, read_selection
 
 __all__ = ["MoE", "MoELayer", "Unsupported", "check_runs_as_written", "discover"]
 
-_COUNTS: Final = ("num_routed_experts", "num_experts", "n_routed_experts", "num_local_experts")
 _ROUTERS: Final = ("gate", "router")
 _PROBE_TOKENS: Final = 32
 
@@ -260,7 +260,7 @@ def _expert_count(experts: nn.Module) -> int | None:
     """Return how many experts a fused module says it has, or None."""
     if getattr(experts, "_is_expert_parallel", False):
         return None  # a rank sees its own experts only, and indices beyond them
-    for name in _COUNTS:
+    for name in EXPERT_COUNTS:
         value = getattr(experts, name, None)
         if isinstance(value, int) and value > 1:
             return value
