@@ -130,13 +130,13 @@ _readme = Sybil([PythonCodeBlockParser()], patterns=["README.md"], setup=enter_h
 _pages = Sybil(
     [PythonCodeBlockParser()],
     patterns=["docs/*.md"],
-    excludes=["tutorial.md", "caught.md", "interventions.md"],
+    excludes=["tutorial.md", "caught.md", "interventions.md", "rows.md"],
     setup=enter,
     teardown=leave,
 )
 _tutorial = Sybil(
     [files, CodeBlockParser("bash", shell), CodeBlockParser("python", python), CodeBlockParser("text", compare)],
-    patterns=["docs/tutorial.md", "docs/caught.md", "docs/interventions.md"],
+    patterns=["docs/tutorial.md", "docs/caught.md", "docs/interventions.md", "docs/rows.md"],
     setup=enter,
     teardown=leave,
 )

@@ -15,6 +15,7 @@ import prereg_moe
 from prereg_moe import check
 from prereg_moe.begin import MODELS, STUDIES, begin, json_schema
 from prereg_moe.cli import cli
+from prereg_moe.importing import check as importing_check
 from prereg_moe.importing import schema as importing
 from prereg_moe.registration import expand, load
 from prereg_moe.registration.document import read_yaml
@@ -38,6 +39,21 @@ def test_every_kind_of_study_can_be_begun(tmp_path: Path, run_cli: Callable[...,
     for study in STUDIES:
         assert run_cli("init", tmp_path, "--id", study, "--study", study).code == 0
         assert run_cli("check", tmp_path / "registrations" / study).code == 0
+
+
+@pytest.mark.parametrize("study", [study for study, model in STUDIES.items() if model is None])
+def test_evidence_made_elsewhere_is_begun_with_its_schema_and_no_model(
+    study: str, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    path, schema = begin(tmp_path, "theirs", study)
+    assert importing.load(path).evidence.kind == study, "a kind of study is called what `import` calls it"
+    assert json.loads(schema.read_text()) == importing.json_schema()
+    assert path.read_text().startswith(f"# yaml-language-server: $schema=../{schema.name}\n")
+    jsonschema.validate(read_yaml(path.read_bytes()), importing.json_schema())
+    assert importing_check(path).advice == ()
+    said = run_cli("init", tmp_path, "--id", "other", "--study", study, "--model", "./model")
+    assert (said.code, said.lines[0].startswith("error: --model: ")) == (2, True)
+    assert not (tmp_path / "registrations" / "other").exists()
 
 
 @pytest.mark.parametrize("model", sorted(MODELS))

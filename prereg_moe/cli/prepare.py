@@ -27,10 +27,11 @@ __all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
 @click.option("--id", "id_", default="my-study", show_default=True, help="The registration's id and folder name.")
 @click.option(
     "--study",
-    type=click.Choice(["modularity", "multiverse", "pruning"]),
+    type=click.Choice(["modularity", "multiverse", "pruning", "rows", "lm-eval", "summary"]),
     default="modularity",
     show_default=True,
-    help="What kind of claim to start from; multiverse and pruning run as they are, on the embedded model.",
+    help="What to start from. multiverse and pruning run as they are, on the embedded model; rows, lm-eval and"
+    " summary take in evidence made elsewhere.",
 )
 @click.option(
     "--model",
@@ -41,8 +42,9 @@ def init(folder: Path, id_: str, study: str, model: str | None, as_json: bool) -
     """Write a commented registration to start from, and the JSON Schema for editors.
 
     \b
-    Example:
+    Examples:
       prereg-moe init my-registry --id arabic-experts --model ./model
+      prereg-moe init my-registry --id their-scores --study rows
     """
     from prereg_moe.begin import begin
 

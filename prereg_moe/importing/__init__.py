@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prereg_moe.importing.frozen import FrozenImport
     from prereg_moe.importing.judging import CAPS, judge
     from prereg_moe.importing.reporting import context
-    from prereg_moe.importing.schema import SCHEMA, VERDICT_SCHEMA, Imported, is_imported, load
+    from prereg_moe.importing.schema import SCHEMA, VERDICT_SCHEMA, Imported, is_imported, json_schema, load, parse
     from prereg_moe.importing.sources import derive
     from prereg_moe.importing.stages import diagnose, read_sources, take_in, verdict
 
@@ -39,9 +39,11 @@ _HOME = {
     "diagnose": "stages",
     "freeze": "freezing",
     "is_imported": "schema",
+    "json_schema": "schema",
     "judge": "judging",
     "load": "schema",
     "load_frozen": "freezing",
+    "parse": "schema",
     "read_sources": "stages",
     "take_in": "stages",
     "verdict": "stages",
@@ -60,9 +62,11 @@ __all__ = [
     "diagnose",
     "freeze",
     "is_imported",
+    "json_schema",
     "judge",
     "load",
     "load_frozen",
+    "parse",
     "read_sources",
     "take_in",
     "verdict",
