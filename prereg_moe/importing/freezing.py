@@ -41,7 +41,9 @@ def check(path: Path) -> Checked:
         Invalid: with every problem of the document.
     """
     path = path / "registration.yaml" if path.is_dir() else path
-    document = load(path)
+    document, folder = load(path), path.resolve().parent
+    if folder.parent.name == "registrations" and (problems := other_name(document.id, folder.name)):
+        raise Invalid(problems)
     advice = []
     if document.design is not None and not path.with_name("diagnosis.json").exists():
         advice.append(Problem("design", "is not simulated yet", f"run `prereg-moe diagnose {document.id}`"))
