@@ -16,7 +16,7 @@ from scipy.special import betaincinv, nctdtr, nctdtrinc, ndtri, stdtr, stdtrit
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.stats.intervals import Estimate, Sides
 from prereg_moe.stats.nulls import FEW_UNITS, ZERO_VARIANCE
-from prereg_moe.stats.resample import exact_mean, exact_sum, exact_variance, matrix, vector
+from prereg_moe.stats.resample import exact_mean, exact_sum, exact_variance, matrix, number, vector
 
 __all__ = ["clustered_mean", "cohen_dz", "crossed_mean", "event_rate", "fieller", "hedges_gz"]
 
@@ -159,13 +159,15 @@ def fieller(
     here; the ratio is for readers. Assumptions: normal, independent. Source: Fieller 1954.
 
     Raises:
-        Invalid: a negative standard error.
+        Invalid: a negative standard error, or what is no finite number.
 
     >>> [round(end, 4) for end in fieller(0.43, 0.03, 1.29, 0.033)]
     [0.2856, 0.3828]
     """
     if se_numerator < 0 or se_denominator < 0:
         raise Invalid(Problem("fieller", "a standard error is negative", "give standard errors"))
+    numerator, denominator = number(numerator, "numerator"), number(denominator, "denominator")
+    se_numerator, se_denominator = number(se_numerator, "se_numerator"), number(se_denominator, "se_denominator")
     z2 = float(ndtri(0.5 + level / 2)) ** 2
     a = denominator**2 - z2 * se_denominator**2
     if a <= 0:

@@ -26,6 +26,7 @@ from prereg_moe.stats.resample import (
     cluster_means,
     exact_mean,
     exact_variance,
+    number,
     resampled_moments,
     stream,
     vector,
@@ -392,7 +393,8 @@ def within_margin(
         block: replicates handled at a time; cannot change a result.
 
     Raises:
-        Invalid: fewer than two units or draws, or a unit count that differs within an axis.
+        Invalid: a margin that is no finite number, fewer than two units or draws, or a unit count that differs
+            within an axis.
 
     One family, R's sleep data and ±2.5: the t test's p is .0211, that of bootstrap-t, times 1 + 30/10, larger.
 
@@ -402,6 +404,7 @@ def within_margin(
     >>> bool(within_margin([sleep], margin=2.5, axes=["sleep"], alpha=0.05, seed=1)[0] > 0.05)
     True
     """
+    margin = number(margin, "margin")
     own = [vector(item, f"values[{f}]") for f, item in enumerate(values)]
     pool = None if draws is None else np.stack([vector(item, f"draws[{f}]") for f, item in enumerate(draws)], axis=1)
     F, n = len(own), np.array([item.size for item in own])

@@ -19,7 +19,17 @@ from scipy.special import stdtr, stdtrit
 
 from prereg_moe.errors import Invalid, Problem
 from prereg_moe.stats.multiplicity import adjust, stepdown_maxt
-from prereg_moe.stats.resample import FloatArray, IntArray, Stream, exact_mean, exact_variance, matrix, stream, vector
+from prereg_moe.stats.resample import (
+    FloatArray,
+    IntArray,
+    Stream,
+    exact_mean,
+    exact_variance,
+    matrix,
+    number,
+    stream,
+    vector,
+)
 
 __all__ = ["FEW_DRAWS", "FEW_UNITS", "ZERO_VARIANCE", "BeatsNull", "beats_null", "leave_one_out_z"]
 
@@ -114,7 +124,8 @@ def beats_null(
         level: level of the reported interval of the excess.
 
     Raises:
-        Invalid: shapes that do not fit, fewer than two units, two draws, or fewer draws than families.
+        Invalid: shapes that do not fit, fewer than two units, two draws, or fewer draws than families; a minimum
+            effect that is no finite number.
 
     With 19 draws the smallest p is 1/20:
 
@@ -129,6 +140,7 @@ def beats_null(
     [0.001416]
     """
     own, draws = _checked(on, null, labels)
+    min_effect = number(min_effect, "min_effect")
     place = np.argsort(np.array(labels), kind="stable")
     contrast = [item - exact_mean(draw) for item, draw in zip(own, draws, strict=True)]
     effect = np.array([float(exact_mean(item)) for item in own])

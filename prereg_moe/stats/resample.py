@@ -43,6 +43,7 @@ __all__ = [
     "exact_variance",
     "matrix",
     "multinomial_counts",
+    "number",
     "on_grid",
     "permutations",
     "poisson_counts",
@@ -53,6 +54,8 @@ __all__ = [
     "stream",
     "vector",
 ]
+
+_LARGEST = 1e60  # kappa times it is squared twice (Welch's degrees of freedom) and stays a number
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
@@ -265,9 +268,18 @@ def _finite(values: ArrayLike, where: str, shape: str, ndim: int) -> FloatArray:
         raise Invalid(Problem(where, f"has shape {array.shape}", f"pass shape {shape}"))
     if not np.isfinite(array).all():
         raise Invalid(Problem(where, "holds a NaN or an infinity", "leave out or mend what could not be measured"))
-    if array.size and not np.abs(array).max() < 1e100:
-        raise Invalid(Problem(where, "holds a magnitude of 1e100 or more", "rescale the measure"))
+    if array.size and not np.abs(array).max() < _LARGEST:
+        raise Invalid(Problem(where, f"holds a magnitude of {_LARGEST:g} or more", "rescale the measure"))
     return array
+
+
+def number(value: float, where: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        Invalid: no number, not finite, or too large to be squared twice.
+    """
+    return float(_finite(value, where, "()", 0))
 
 
 def vector(values: ArrayLike, where: str, *, least: int = 2) -> FloatArray:

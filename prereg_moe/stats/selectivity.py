@@ -49,6 +49,7 @@ __all__ = ["FEW_RESAMPLES", "SKEW", "Contrast", "FamilySelectivity", "Selective"
 
 SKEW, FEW_RESAMPLES = "SKEW", "FEW_RESAMPLES"
 _FEW_UNITS, _SKEW_GUARD = 30, 0.2
+_LARGEST_KAPPA = 1e6  # as in a registration
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +215,9 @@ def selective(
     """
     single = on_axes is None
     families = _families(on, off, on_axes, labels, clusters or {})
-    if not kappa > 0 or resamples < 1:
-        raise Invalid(Problem("selective", f"kappa is {kappa}, resamples {resamples}", "both must be positive"))
+    if not 0 < kappa <= _LARGEST_KAPPA or resamples < 1:
+        todo = f"both must be positive, and kappa at most {_LARGEST_KAPPA:g}"
+        raise Invalid(Problem("selective", f"kappa is {kappa}, resamples {resamples}", todo))
     pool = _Pool()
     plans = [_plans(family, pool, kappa, linked=linked, absolute=absolute) for family in families]
     axes = {axis: _axis(columns, axis, seed, resamples, block) for axis, columns in pool.columns.items()}

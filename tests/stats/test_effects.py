@@ -119,6 +119,8 @@ class TestFieller:
         assert stats.fieller(1.0, 0.1, 0.1, 0.1) == (-math.inf, math.inf)
         with pytest.raises(Invalid):
             stats.fieller(1.0, -0.1, 0.1, 0.1)
+        with pytest.raises(Invalid, match="numerator: holds a magnitude"):
+            stats.fieller(1e308, 0.1, 0.1, 0.01)
 
 
 class TestEventRate:

@@ -197,6 +197,11 @@ class TestWithinMargin:
     def test_what_does_not_vary_lies_inside_nothing(self):
         assert self.run([np.zeros(25)] * 3, None).tolist() == [1, 1, 1]
 
+    @pytest.mark.parametrize("bad", [1e308, float("inf"), float("nan")])
+    def test_a_margin_beyond_measure_is_refused(self, bad):
+        with pytest.raises(Invalid, match="margin: holds a"):
+            self.run(self.OWN, None, margin=bad)
+
     def test_families_of_an_axis_have_its_units(self):
         with pytest.raises(Invalid, match="axis ar"):
             self.run([self.OWN[0], self.OWN[1][:20], self.OWN[2]], None)

@@ -174,3 +174,9 @@ def test_draws_that_do_nothing_are_still_a_null():
 def test_input_that_cannot_be_judged_is_refused(change, message):
     with pytest.raises(Invalid, match=message):
         run(*change(*world()))
+
+
+@pytest.mark.parametrize("bad", [1e308, -1e308, 1e60, float("inf"), float("nan")])
+def test_a_minimum_effect_beyond_measure_is_refused(bad):
+    with pytest.raises(Invalid, match="min_effect: holds a"):
+        run(*world(), min_effect=bad)

@@ -302,6 +302,8 @@ def test_too_few_resamples_are_flagged_and_bound_nothing():
         ({"on": [], "off": [], "on_axes": []}, "0 on"),
         ({"kappa": 0.0}, "kappa is 0.0"),
         ({"kappa": float("nan")}, "kappa is nan"),
+        ({"kappa": 1e308}, r"kappa is 1e\+308, .* at most 1e\+06"),
+        ({"kappa": float("inf")}, "kappa is inf"),
         ({"resamples": 0}, "resamples 0"),
         ({"on": [np.ones(1)] * 4}, "has 1 values"),
         ({"on": [np.arange(41.0)] * 4}, "share the units of an axis"),
