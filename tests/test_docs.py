@@ -64,6 +64,14 @@ def test_every_command_is_on_the_page() -> None:
     assert set(COMMANDS) == set(cli.commands) | nested
 
 
+def test_the_first_page_fits_a_terminal_and_names_every_verb_once() -> None:
+    lines = cli.get_help(click.Context(cli, info_name="prereg-moe", terminal_width=80)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 50, "it is read at a glance"
+    listed = [line.split()[0] for line in lines if re.match(r"  [a-z]+  +[A-Z]", line)]
+    assert sorted(listed) == sorted(cli.commands), "each on a line of its own"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_help_and_an_example_that_can_be_typed(name: str) -> None:
     command = command_named(name)

@@ -67,11 +67,11 @@ TABLE: dict[str, tuple[tuple[int, str] | None, ...]] = {
 def said_by(small_at: Callable[[str], World], run_cli: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """Run a verb on the smallest study as it stood after a stage; return what it said, and the study's folder."""
 
-    def said(verb: str, stage: str) -> tuple[Any, World]:
+    def said(verb: str, stage: str, *options: str) -> tuple[Any, World]:
         world = small_at("frozen" if stage == "started" else stage)
         if stage == "started":
             world.registry.seal("start", ID, [], time=TIME)
-        return run_cli(*_command(verb, world, tmp_path), "--root", world.root), world
+        return run_cli(*_command(verb, world, tmp_path), "--root", world.root, *options), world
 
     return said
 
@@ -128,9 +128,11 @@ def _keys(folder: Path) -> None:
 def test_a_verb_is_done_or_says_what_to_do_instead(
     verb: str, stage: str, expected: tuple[int, str], said_by: Callable[..., Any]
 ) -> None:
-    said, _ = said_by(verb, stage)
+    said, _ = said_by(verb, stage, "--json")
     code, sentence = expected
     assert said.code == code, said.err
+    assert said.json.get("exit_code", 0) == code, "a program reads the same"
+    assert len(said.out.splitlines()) == 1, "one document and nothing else"
     if sentence:
         assert [line.startswith(f"error: {sentence}") for line in said.lines] == [True], said.err
 
@@ -208,9 +210,10 @@ def test_a_verb_does_the_same_for_evidence_made_elsewhere(
         "import": ("import", "summary", THEIRS, table),
         "report": ("report", THEIRS, "--format", "md"),
     }.get(verb, (verb, THEIRS))
-    said = run_cli(*command, "--root", registry.root)
+    said = run_cli(*command, "--root", registry.root, "--json")
     code, sentence = expected
     assert said.code == code, said.err
+    assert said.json.get("exit_code", 0) == code, "a program reads the same"
     if sentence:
         assert [line.startswith(f"error: {sentence}") for line in said.lines] == [True], said.err
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 from rich.markup import escape
@@ -31,56 +32,95 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = cli.main(args=arguments, prog_name="prereg-moe", standalone_mode=False)
-    except PreregError as error:
-        _fail(error, as_json="--json" in arguments)
-        sys.exit(error.exit_code)
     except click.UsageError as error:
         error.show()
-        sys.exit(Invalid.exit_code)
+        where = error.ctx.command_path if error.ctx else "prereg-moe"
+        _fail(Invalid(Problem(where, error.format_message(), f"see `{where} --help`")), arguments, said=True)
     except (click.Abort, KeyboardInterrupt):
-        show.err.print("interrupted; what is written stays, run the command again to go on")
-        sys.exit(Stopped.exit_code)
+        _fail(Stopped(Problem("", "interrupted", "what is written stays, run the command again to go on")), arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Stopped.exit_code)
     except ModuleNotFoundError as error:
         extra = "trust" if str(error.name).partition(".")[0] in _TRUST else "lab"
         found, todo = f"the package {error.name} is not installed", f"install it: pip install 'prereg-moe[{extra}]'"
-        _fail(Invalid(Problem(extra, found, todo)), as_json="--json" in arguments)
-        sys.exit(Invalid.exit_code)
+        _fail(Invalid(Problem(extra, found, todo)), arguments)
+    except PreregError as error:
+        _fail(error, arguments)
     except Exception as error:  # the one place where a bug becomes a message
         if os.environ.get("PREREG_MOE_DEBUG"):
             raise
-        show.err.print(f"[red]a bug in prereg-moe:[/] {escape(repr(error))}; set PREREG_MOE_DEBUG=1 to see where")
-        sys.exit(Stopped.exit_code)
+        _fail(Stopped(Problem("a bug in prereg-moe", repr(error), "set PREREG_MOE_DEBUG=1 to see where")), arguments)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: PreregError, *, as_json: bool) -> None:
-    for problem in error.problems:
+def _fail(error: PreregError, arguments: Sequence[str], *, said: bool = False) -> NoReturn:
+    """Say what is wrong, to a person unless that was done, and to a program that asked for JSON; and exit."""
+    for problem in () if said else error.problems:
         show.err.print(f"[red]error:[/] {escape(str(problem))}")
-    if as_json:
+    if "--json" in arguments:
         problems = [{"where": p.where, "found": p.found, "todo": p.todo} for p in error.problems]
         show.print_json({"exit_code": error.exit_code, "problems": problems})
+    sys.exit(error.exit_code)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """A group that lists its verbs in the order of the work, under what each part of it is for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        for part, verbs in _VERBS.items():
+            with formatter.section(part):
+                formatter.write_dl([(str(verb.name), said) for verb, said in verbs.items()])
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="prereg-moe")
 def cli() -> None:
     """Checkable causal claims about mixture-of-experts language models.
 
-    Write a registration, freeze it, run it, judge it, report it; let anyone audit it.
+    Write a registration, freeze it, run it, judge it, report it; let anyone audit it. New here? `prereg-moe demo` does
+    all of that in a few minutes, `prereg-moe init .` begins your own. `prereg-moe VERB --help` has an example of each.
 
     Exit codes: 0 done - 1 a manuscript's claim is not supported - 2 wrong usage or invalid document - 3 tampered -
     4 evidence missing - 5 deviated from the registration - 6 the run stopped.
     """
 
 
-for _command in (
-    *(prepare.init, prepare.check, prepare.inspect, prepare.atlas, prepare.diagnose, prepare.freeze),
-    *(study.demo, study.run, study.rescore, study.status, study.verdict, study.report),
-    *(changing.amend, changing.look, changing.deviate),
-    elsewhere.import_,
-    *(integrity.audit, integrity.bundle, integrity.attack, trust),
-):
+_VERBS: dict[str, dict[click.Command, str]] = {  # what a part of the work is -> its verbs, in order, in a line each
+    "Begin": {
+        study.demo: "Do the whole job on embedded models.",
+        prepare.init: "Write a commented registration to start from.",
+        prepare.inspect: "Show the layers, routers and experts of a local model.",
+    },
+    "Before the run": {
+        prepare.check: "Report every problem of a registration.",
+        prepare.atlas: "Record the routing of the models: observation only.",
+        prepare.diagnose: "Simulate the rule where the truth is known.",
+        prepare.freeze: "Pin every byte; from here on nothing changes.",
+    },
+    "Run and judge": {
+        study.run: "Compute the missing conditions; killed, it goes on.",
+        elsewhere.import_: "Or take in published numbers, rows, runs of lm_eval.",
+        study.verdict: "Judge the evidence by the registered rules.",
+        study.report: "Render the verdicts: text, tables, figures.",
+        study.status: "Say where each registration stands.",
+    },
+    "Show that it is what it says": {
+        integrity.audit: "Recompute everything from the bytes, without the model.",
+        study.rescore: "Let lm-eval score the stored responses again.",
+        integrity.attack: "Play every known cheat on a copy of a study.",
+        trust: "Let others vouch: signature, time stamp, challenge.",
+        integrity.bundle: "Pack a study into one archive that audit opens.",
+    },
+    "When plans change": {
+        changing.amend: "Supersede a frozen registration before its run.",
+        changing.look: "Take an interim look that is registered.",
+        changing.deviate: "Record a departure once the run began.",
+    },
+}
+
+for _command in (verb for verbs in _VERBS.values() for verb in verbs):
     cli.add_command(_command)

@@ -35,7 +35,8 @@ def amend(id_: str, registration: Path, reason: str, root: Path | None, as_json:
 
     registry, id_ = find_study(root, id_)
     refuse_imported(registry, id_)
-    amended = amend_(registry, id_, registration, reason=reason, time=now())
+    with show.waiting("reading every byte", as_json):
+        amended = amend_(registry, id_, registration, reason=reason, time=now())
     kept = registry.registration(id_) / "superseded" / str(amended.number)
     lines = [
         f"amended; what was frozen before is in {escape(str(kept))}",

@@ -93,7 +93,8 @@ def bundle(id_: str, file: Path, root: Path | None, as_json: bool) -> None:
     from prereg_moe.bundling import pack
 
     registry, id_ = find_study(root, id_)
-    packed = pack(registry, id_, file)
+    with show.waiting("packing", as_json):
+        packed = pack(registry, id_, file)
     left_out = [f"left out: {escape(source)}; get it to check its digests" for source in packed.left_out]
     lines = [f"wrote {escape(str(file))}: {packed.files} files, {packed.bytes} bytes", *left_out, f"head {packed.head}"]
     document = {"file": str(file), **asdict(packed), "left_out": list(packed.left_out)}

@@ -286,7 +286,8 @@ def freeze(id_: str, root: Path | None, as_json: bool) -> None:
     from prereg_moe.registry import now
 
     registry, id_ = find_study(root, id_)
-    sealed = freeze_(registry, id_, time=now())
+    with show.waiting("reading every byte", as_json):
+        sealed = freeze_(registry, id_, time=now())
     lines = [
         f"frozen {sealed.digest}",
         escape(sealed.says),
