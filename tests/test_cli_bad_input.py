@@ -704,7 +704,7 @@ def test_a_bug_is_one_line_too(run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tm
     said = run_cli("status", "--root", tmp_path)
     assert said.code == STOPPED
     assert said.lines == [
-        "a bug in prereg-moe: ZeroDivisionError('integer division or modulo by zero'); "
+        "error: a bug in prereg-moe: ZeroDivisionError('integer division or modulo by zero'); "
         "set PREREG_MOE_DEBUG=1 to see where"
     ]
 
