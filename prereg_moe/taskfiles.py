@@ -28,7 +28,8 @@ class _Loader(yaml.SafeLoader):
     """YAML with lm-eval's ``!function`` tags, which are not followed."""
 
 
-_Loader.add_multi_constructor("!", lambda *_: None)
+_CODE: Final = object()  # what a tag stands for
+_Loader.add_multi_constructor("!", lambda *_: _CODE)
 
 
 def read_tasks(folder: Path) -> dict[str, dict[str, Any]]:
@@ -42,13 +43,12 @@ def read_tasks(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def metrics(task: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the metrics a task reports; None where only its code, or a metric's, can tell."""
+    """Return the metrics a task lists, or else reports by its kind; None where only code can tell."""
     listed = task.get("metric_list")
-    if "class" in task:
+    if "class" in task or (listed is None and task.get("process_results") is _CODE):
         return None
     if listed is None:
-        own = "process_results" in task
-        return None if own else DEFAULT_METRICS.get(str(task.get("output_type", "generate_until")))
+        return DEFAULT_METRICS.get(str(task.get("output_type", "generate_until")))
     entries = listed if isinstance(listed, list) else []
     names = [entry.get("metric") for entry in entries if isinstance(entry, dict) and not entry.get("hf_evaluate")]
     if len(names) < len(entries) or not all(isinstance(name, str) for name in names):

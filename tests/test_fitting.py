@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from world import AXES, EXPERTS, ID, LAYERS, SIZE, TOP_K, World
+from world import AXES, EXPERTS, ID, LAYERS, SIZE, World
 
 from prereg_moe.atlas import Layout, configured
 from prereg_moe.taskfiles import DEFAULT_METRICS, metrics, read_tasks
 
 Cli = Callable[..., Any]
-CONFIG = {"num_hidden_layers": 1 + max(LAYERS), "num_experts": EXPERTS, "num_experts_per_tok": TOP_K}
+CONFIG = {"num_hidden_layers": 1 + max(LAYERS), "num_experts": EXPERTS}
 
 
 def edited(world: World, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -53,7 +53,7 @@ def test_a_metric_that_is_not_there_is_told_what_there_are(world_at: Callable[[s
     edited(world, lambda document: document["measures"]["nll"].update(metric="nl"))
     first = min(AXES)
     assert refused(world, run_cli) == [
-        f"measures.nll.metric: 'nl' is not a metric of world_nll_{first}; it reports nll; did you mean 'nll'?"
+        f"measures.nll.metric: 'nl' is not a metric of world_nll_{first}; it lists nll; did you mean 'nll'?"
     ]
 
 
@@ -65,7 +65,7 @@ def test_the_embedded_tasks_are_read_through_what_they_include(tmp_path: Path, r
     (tmp_path / "registration.yaml").write_text(text.replace("metric: nll", "metric: nlll"), "utf-8")
     said = run_cli("check", tmp_path)
     assert (said.code, len(said.lines)) == (2, measures), said.err
-    assert "it reports nll; did you mean 'nll'?" in said.err
+    assert "it lists nll; did you mean 'nll'?" in said.err
 
 
 TASKS: dict[str, tuple[str, tuple[str, ...] | None]] = {
@@ -74,6 +74,7 @@ TASKS: dict[str, tuple[str, tuple[str, ...] | None]] = {
     "nothing is said: text is generated": ("doc_to_text: x", DEFAULT_METRICS["generate_until"]),
     "what its code reports, listed": ("process_results: !function a.b\nmetric_list: [{metric: mine}]", ("mine",)),
     "what its code reports, not listed": ("process_results: !function a.b", None),
+    "a base's code taken back": ("process_results: null\noutput_type: loglikelihood", DEFAULT_METRICS["loglikelihood"]),
     "a task in Python": ("class: !function a.B", None),
     "a metric in Python": ("metric_list: [{metric: !function a.b}]", None),
     "a metric that reports several": ("metric_list: [{metric: rouge, hf_evaluate: true}]", None),
@@ -112,8 +113,11 @@ def sized(size: int, unit: str = "per_layer", **exclude: Any) -> Callable[[dict[
 
 
 TOO_MUCH: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "more experts a layer than there are": (sized(EXPERTS + 1), f"size: is {EXPERTS + 1}; "),
-    "so many that none is left to route to": (sized(EXPERTS - TOP_K + 1), f"register at most {EXPERTS - TOP_K}"),
+    "more experts a layer than there are": (sized(EXPERTS + 1), f"size: is {EXPERTS + 1}, and "),
+    "more than all layers have": (
+        sized(EXPERTS * (1 + max(LAYERS)) + 1, "cells"),
+        "experts in each of ",
+    ),
     "more than are left": (sized(9, kind="ids", ids=[0, 1, 2, 3, 99]), f"register at most {EXPERTS - 4}"),
     "a layer that is not there": (explicit({"7": [0, 1]}), "layer 7: is not an MoE layer"),
     "an expert that is not there": (
@@ -145,7 +149,7 @@ def test_what_no_model_could_hold_is_refused(
 
 def test_what_the_model_holds_is_not_refused(world_at: Callable[[str], World], run_cli: Cli) -> None:
     world = world_at("recorded")
-    for change in (sized(SIZE), sized(EXPERTS - TOP_K), sized(EXPERTS, "cells"), explicit({"1": [0, EXPERTS - 1]})):
+    for change in (sized(SIZE), sized(EXPERTS), sized(EXPERTS, "cells"), explicit({"1": [0, EXPERTS - 1]})):
         edited(world, change)
         assert run_cli("check", ID, "--root", world.root).code == 0
 
@@ -156,8 +160,8 @@ def test_where_nothing_tells_nothing_is_refused(authored: World, run_cli: Cli) -
 
 
 CONFIGS: dict[str, tuple[str, Layout | None]] = {
-    "plain": (json.dumps(CONFIG), Layout((0, 1, 2), EXPERTS, TOP_K)),
-    "beside a tower of another kind": (json.dumps({"text_config": CONFIG}), Layout((0, 1, 2), EXPERTS, TOP_K)),
+    "plain": (json.dumps(CONFIG), Layout((0, 1, 2), EXPERTS, 0)),
+    "beside a tower of another kind": (json.dumps({"text_config": CONFIG}), Layout((0, 1, 2), EXPERTS, 0)),
     "dense": (json.dumps({"num_hidden_layers": 4}), None),
     "numbers as text": (json.dumps(CONFIG | {"num_experts": "8"}), None),
     "a truth for a number": (json.dumps(CONFIG | {"num_experts": True}), None),

@@ -19,7 +19,7 @@ EXPERT_COUNTS: Final = ("num_routed_experts", "num_experts", "n_routed_experts",
 def configured(folder: Path) -> Layout | None:
     """Return a model's layers and experts by its configuration, None where it does not say.
 
-    Every decoder layer counts: configurations have no common word for those that have no experts.
+    Every decoder layer counts, for configurations have no common word for those without experts, and ``top_k`` is 0.
     """
     try:
         config = json.loads(read_bytes(folder / "config.json"))
@@ -28,10 +28,10 @@ def configured(folder: Path) -> Layout | None:
     parts = [config, config.get("text_config")] if isinstance(config, dict) else []
     for part in parts:
         if isinstance(part, dict):
-            layers, top_k = _count(part, "num_hidden_layers"), _count(part, "num_experts_per_tok")
+            layers = _count(part, "num_hidden_layers")
             experts = next(filter(None, (_count(part, name) for name in EXPERT_COUNTS)), None)
-            if layers and experts and top_k:
-                return Layout(tuple(range(layers)), experts, top_k)
+            if layers and experts:
+                return Layout(tuple(range(layers)), experts, 0)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from prereg_moe.atlas import Layout, configured
@@ -55,7 +56,7 @@ def _tasks(registration: Registration, name: str, find: Callable[[str], Path]) -
             todo = _nearest(task, known, "it has")
             yield Problem(f"measures.{name}.task", f"{task!r} is not a task of {measure.tasks}", todo)
         elif (reported := metrics(known[task])) is not None and measure.metric not in reported:
-            todo = _nearest(measure.metric, reported, "it reports")
+            todo = _nearest(measure.metric, reported, "it lists")
             yield Problem(f"measures.{name}.metric", f"{measure.metric!r} is not a metric of {task}", todo)
             return  # the tasks of other axes would say the same
 
@@ -81,12 +82,10 @@ def _families(registration: Registration, model: str, layout: Layout) -> Iterato
         build, where = registration.families[index].build, f"families[{index}].build"
         if not isinstance(build, TopLift):
             cells = {int(layer): experts for layer, experts in build.cells.items()}
-            yield from layout.check(cells, f"{where}.cells of {model}")
+            yield from replace(layout, top_k=0).check(cells, f"{where}.cells of {model}")  # starving is the operator's
             continue
         barred = set(build.exclude.ids) & set(range(layout.experts)) if build.exclude.kind == "ids" else set()
-        most = min(layout.experts - len(barred), layout.experts - layout.top_k)
-        if build.unit == "cells":
-            most *= len(layout.layers)
+        most = (layout.experts - len(barred)) * (len(layout.layers) if build.unit == "cells" else 1)
         if build.size > most:
-            found = f"is {build.size}; {model} has {layout.experts} experts a layer and a token needs {layout.top_k}"
+            found = f"is {build.size}, and {model} has {layout.experts} experts in each of {len(layout.layers)} layers"
             yield Problem(f"{where}.size", found, f"register at most {most}")

@@ -47,7 +47,9 @@ doc_to_text: "{{text[:40]}}"
 doc_to_target: "{{text[40:60]}}"
 generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 6}
 process_results: !function own.letters
-metric_list: [{metric: letters, aggregation: mean, higher_is_better: true}]
+metric_list:
+  - {metric: letters, aggregation: mean, higher_is_better: true}
+  - {metric: nll, aggregation: mean, higher_is_better: false}
 """,
 }
 OWN = """\
@@ -196,7 +198,11 @@ def test_the_study_is_audited_and_every_kind_scored_again(study: Path) -> None:
         ),
         ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en, ar: writing_ar}", "a measure for each kind"),
         ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en}", "one for each axis: ar, en"),
-        ("task: {en: passage_en, ar: passage_ar}", "task: {en: passage_en, ar: passage_xx}", "has no task passage_xx"),
+        (
+            "task: {en: passage_en, ar: passage_ar}",
+            "task: {en: passage_en, ar: passage_xx}",
+            "'passage_xx' is not a task of ./tasks; it has choice_ar",
+        ),
     ],
     ids=["per token of generated text", "two kinds in a measure", "an axis without a task", "a task that is not there"],
 )
