@@ -228,8 +228,8 @@ HEADINGS = {
         "Percent of studies in which any family is wrongly confirmed (95% upper bound), one off-axis of each exactly "
         "at a third of the effect. Beside it: other rules on the same studies, and studies with any family wrongly "
         "refuted (95% upper bound). The point and interval rules are those of the anchor paper, without its null band "
-        "(a quarter of the studies). Clustered: n counts items in clusters of five; the point and interval rules take items for "
-        "units.",
+        "(a quarter of the studies). Clustered: n counts items in clusters of five; the point and interval rules take "
+        "items for units.",
         ("families", "scenario", "n", "ours", "Welch-t Holm", "boot-t Holm", "point rule", "interval rule", "refuted"),
     ),
     "E2 power": (
