@@ -59,7 +59,8 @@ def init(folder: Path, id_: str, study: str, model: str | None, as_json: bool) -
 def check(registration: Path, root: Path | None, as_json: bool) -> None:
     """Report every problem of a registration, and what freezing it would pin.
 
-    Reads local files only; nothing is written or downloaded.
+    Reads local files only, tasks and metrics in the task files, experts in the atlas or the models' config.json.
+    Nothing is written or downloaded.
 
     \b
     Example:
