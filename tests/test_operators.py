@@ -426,3 +426,16 @@ def test_a_multiverse_asks_for_less_harm_than_random_sets_do(tmp_path: Path) -> 
     assert {entry["joint_p"] for entry in found} == {1 / 31}
     assert {entry["confirmed"] for entry in found} == {4}
     assert len(found[0]["specifications"]) == 4
+
+
+def test_a_grid_of_zero_is_judged_and_shown_without_gates(tmp_path: Path) -> None:
+    def edit(made: dict[str, Any]) -> None:
+        under(ZERO)(made)
+        made["multiverse"] = [{"id": "grid", "claims": "main", "corrections": ["max_t", "hochberg"]}]
+
+    world = finished(tmp_path, edit, HURT)
+    found = canonical.read(world.registry.reports("world") / "verdict.json")["multiverse"]
+    assert {row["gates"] for entry in found for row in entry["specifications"]} == {None}
+    assert {entry["confirmed"] for entry in found} == {2}
+    assert "corrections max_t, hochberg" in (world.registry.reports("world") / "report.md").read_text("utf-8")
+    assert world.audit().exit_code == 0
