@@ -336,6 +336,13 @@ def test_a_model_without_one_router_a_layer_is_refused(name: str, tmp_path: Path
     assert REFUSED[name][1] in said.err
 
 
+def test_a_configuration_its_own_code_cannot_run_is_one_line(tmp_path: Path, run_cli: Cli) -> None:
+    configured(described("deepseek_v3", tmp_path), n_group=0)
+    said = run_cli("inspect", tmp_path)
+    assert (said.code, len(said.lines)) == (2, 1)
+    assert "its own forward fails" in said.err
+
+
 def test_what_is_no_folder_is_one_line(tmp_path: Path, run_cli: Cli) -> None:
     (tmp_path / "file").write_text("")
     for model, reason in (("file", "is a file; give the folder that holds it"), ("none", "is not a folder here")):

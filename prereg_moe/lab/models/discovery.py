@@ -366,7 +366,7 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
             _watch(site, stack)
         try:
             model(input_ids=tokens, use_cache=False)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             found = f"its own forward fails on {_PROBE_TOKENS} tokens ({error})"
             todo = "check its config.json, or load it in another dtype"
             raise Unsupported(Problem(type(model).__name__, found, todo)) from error
