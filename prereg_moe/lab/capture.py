@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from prereg_moe.errors import Invalid, NotCheckable, Problem, Stopped
+from prereg_moe.lab.models.ops import device_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,7 +170,7 @@ class Recorder:
         if self.outputs and dense:
             found = f"outputs before the gate do not exist: {dense[0].no_outputs}"
             raise Invalid(Problem(f"layer {dense[0].index}", found, "record without outputs"))
-        device = next(moe.model.parameters()).device
+        device = device_of(moe.model)
         shape = (self.groups, len(moe.layers), moe.n_experts)
         shapes: dict[str, tuple[int, ...]] = {"tokens": shape[:2], "void": shape[:2], "void_mass": shape[:2]}
         shapes |= {"counts": shape, "mass": shape, "gates": shape}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from oracles import deleted, filled, fingerprint, most_used, spying, unused
-from tiny_configs import FURTHER, REQUIRED, ROUTABLE, build, shared
+from tiny_configs import CONFIGS, FURTHER, REQUIRED, ROUTABLE, build, shared
 
 from prereg_moe.lab.capture import Recorder
-from prereg_moe.lab.intervene import ByRow, Mask, Scale, intervene
+from prereg_moe.lab.intervene import ByRow, Mask, Scale, TopK, intervene
 from prereg_moe.lab.models import MoE, discover
 
 GROUPED = ("deepseek_v2", "deepseek_v3", "dots1", "nemotron_h", "exaone_moe", "beam")
@@ -265,6 +265,28 @@ def test_masking_is_deletion(name: str) -> None:
     with intervene(moe, Mask(cells, gates)):
         masked = logits(model)
     assert float((masked - logits(deleted(name, model, cells))).abs().max()) == 0.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in {"qwen3_moe", "gpt_oss", "deepseek_v3"} else pytest.mark.torture)
+        for name in ROUTABLE
+    ],
+)
+def test_another_k_is_a_configuration_with_that_k(name: str) -> None:
+    model = shared(name)
+    moe = discover(model)
+    if not all(layer.settable_k for layer in moe.layers) or name in {"zaya", "inkling_text"}:
+        pytest.skip("its k is fixed: in its code, or by its configuration")
+    changes: dict[str, Any] = {"ffn_config": {**CONFIGS["dbrx"]["ffn_config"], "moe_top_k": 4}}
+    if name != "dbrx":
+        keys = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
+        changes = {next(key for key in keys if hasattr(model.config, key)): 4}
+    with intervene(moe, TopK(4)) as session:
+        many = logits(model)
+        session.proof()
+    torch.testing.assert_close(many, logits(build(name, **changes)), rtol=1e-5, atol=1e-5)
 
 
 def test_no_router_is_random_between_builds() -> None:

@@ -113,3 +113,17 @@ def test_a_model_whose_embedding_fits_nowhere_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", elsewhere)
     with pytest.raises(Invalid, match="no device can hold even the embedding"):
         load_model(STANDARD, device="auto")
+
+
+def test_a_model_offloaded_whole_is_found_masked_and_recorded() -> None:
+    whole, away = discover(shared("qwen3_moe")), build("qwen3_moe")
+    accelerate.cpu_offload(away, execution_device=torch.device("cpu"))
+    assert all(weight.is_meta for weight in away.parameters())
+    found, seen = discover(away), []
+    for moe in (whole, found):
+        recorder = Recorder(softmax=True, pairs=True, outputs=True)
+        with torch.no_grad(), intervene(moe, Mask({0: [1, 2], 2: [3]}), recorder=recorder):
+            seen.append((moe.model(IDS).logits, recorder.totals().arrays()))
+    assert torch.equal(seen[0][0], seen[1][0])
+    for name, value in seen[0][1].items():
+        np.testing.assert_array_equal(value, seen[1][1][name], err_msg=name)

@@ -17,6 +17,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from prereg_moe.errors import Invalid, Stopped
+from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.intervene import Mask, Scale, intervene
 from prereg_moe.lab.models import Unsupported, discover, load_model
 
@@ -143,6 +144,15 @@ class Inside(Experts):
         return super().forward(hidden, index, gates).tanh()
 
 
+class Adapted(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 4)
+        self.low, self.high = nn.Linear(4, 2), nn.Parameter(torch.randn(1, 2, 4))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden) + torch.bmm(self.low(hidden)[None], self.high)[0]
+
+
 class Block(nn.Module):
     """A plain block; ``how`` makes it odd."""
 
@@ -238,6 +248,20 @@ class TestLayouts:
         with pytest.raises(Unsupported, match="caps its logits"):
             intervene(moe, Mask({0: [0]}))
         intervene(moe, Mask({0: [0]}, "original"))
+
+    def test_an_adapter_of_the_router_is_a_second_map(self) -> None:
+        """As LoRA writes one: the logits are a sum that no single call gives."""
+        block = Block()
+        block.gate = Adapted()
+        moe = discover(Toy(block))
+        with pytest.raises(Unsupported, match="makes 2 linear maps onto 4 classes"):
+            intervene(moe, Mask({0: [0]}))
+        with pytest.raises(Invalid, match="logits cannot be told"), intervene(moe, recorder=Recorder(softmax=True)):
+            pass
+        with intervene(moe, Mask({0: [0]}, "original"), recorder=Recorder()) as session:
+            session.batch(mask=torch.ones(1, 6, dtype=torch.bool))
+            moe.model(torch.arange(6)[None])
+            assert session.proof().leaks == 0
 
     def test_layers_that_share_or_run_twice_are_refused(self) -> None:
         one, two = Block(), Block()

@@ -33,6 +33,7 @@ from prereg_moe.lab.intervene.operators import (
 )
 from prereg_moe.lab.intervene.tokens import Needs, Tokens
 from prereg_moe.lab.models import MoE, MoELayer, Unsupported
+from prereg_moe.lab.models.ops import device_of
 
 __all__ = ["CellEdit", "Edit", "LayerPlan", "Plan", "Rule", "compile_plan"]
 
@@ -223,7 +224,7 @@ def _compile_layer(layer: MoELayer, entries: Sequence[_Entry], conditions: int, 
     if needy and layer.no_logits and not layer.refusal:
         found = f"its logits cannot be told: {layer.no_logits}"
         faults.append(Unsupported(Problem(_where(layer), found, "masks with gates='original' do not need them")))
-    device = next((one.device for one in layer.router.parameters() if not one.is_meta), torch.device("cpu"))
+    device = device_of(layer.router)
     top_k = next((one.operator.k for one in here if isinstance(one.operator, TopK)), None)
     masks = [one for one in here if isinstance(one.operator, (Mask, KeepOnly))]
     forced = [one for one in here if isinstance(one.operator, Force)]

@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from prereg_moe.atlas.configured import EXPERT_COUNTS
 from prereg_moe.errors import Invalid, Problem
-from prereg_moe.lab.models.ops import LINEAR, SCORES, Selection, read_selection
+from prereg_moe.lab.models.ops import LINEAR, SCORES, Selection, device_of, read_selection
 
 __all__ = ["MoE", "MoELayer", "Unsupported", "check_runs_as_written", "discover"]
 
@@ -359,7 +359,7 @@ def _probe(model: nn.Module, sites: list[_Site]) -> None:
     embeddings: Any = getattr(model, "get_input_embeddings", None)
     embedding = embeddings() if callable(embeddings) else None
     size = int(getattr(embedding, "num_embeddings", 0) or 8)
-    device = next(model.parameters()).device
+    device = device_of(model)
     tokens = torch.arange(3, 3 + _PROBE_TOKENS, device=device)[None] % size
     with ExitStack() as stack, torch.no_grad(), _drawing_nothing(model, device):
         for site in sites:

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F  # noqa: N812  torch's own abbreviation
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["LINEAR", "SCORES", "Selection", "read_selection"]
+__all__ = ["LINEAR", "SCORES", "Selection", "device_of", "read_selection"]
 
 LINEAR: Final[frozenset[Any]] = frozenset(
     {F.linear, torch.matmul, torch.mm, torch.addmm, torch.einsum, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
+    | {torch.bmm, torch.baddbmm, torch.inner, torch.tensordot, Tensor.bmm, Tensor.baddbmm, Tensor.addmm, Tensor.inner}
 )
 """Functions whose result can be router logits."""
 
@@ -101,3 +102,8 @@ def read_selection(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, An
     if not isinstance(dim, int) or dim % keys.dim() != keys.dim() - 1 or named.get("largest", True) is False:
         return None
     return Selection(kind, keys, int(named.get("k", 0 if "sort" in kind else 1)), named)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device a module's inputs go to: that of its first weight that is not offloaded, else main memory."""
+    return next((weight.device for weight in module.parameters() if not weight.is_meta), torch.device("cpu"))
