@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prereg_moe.errors import Invalid
@@ -61,8 +61,15 @@ def test_a_json_document_means_what_json_says(value: Any) -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.dictionaries(st.text("abcxyz", min_size=1, max_size=5), st.lists(printable | words, max_size=3), max_size=4))
 def test_what_another_library_dumps_is_read_alike(value: dict[str, list[str]]) -> None:
+    assume(all(one_word(text) for texts in value.values() for text in texts))
     data = yaml.safe_dump(value, allow_unicode=True).encode()
     assert read_yaml(data) == value
+
+
+def one_word(text: str) -> bool:
+    """Whether YAML 1.1, which the library writes, quotes what 1.2, which is read, takes for a number: not so 0E0."""
+    quoted = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False)) != "tag:yaml.org,2002:str"
+    return quoted or isinstance(reference(text), str)
 
 
 # YAML 1.2.2, section 10.3.2: an own reference for bare scalars
