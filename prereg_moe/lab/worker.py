@@ -20,13 +20,13 @@ import transformers
 from prereg_moe import canonical, evidence
 from prereg_moe.errors import Deviated, Invalid, Problem
 from prereg_moe.freezing import load_frozen, read_items
-from prereg_moe.frozen import Condition, Frozen, cells_to_json
+from prereg_moe.frozen import Condition, Frozen
 from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.engines import Case, Engine
 from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.harness import Harness
-from prereg_moe.lab.intervene import Intervention, KeepOnly, Mask, NeverFired, Scale, Starved, intervene
+from prereg_moe.lab.intervene import Intervention, KeepOnly, Mask, Scale, Starved, intervene
 from prereg_moe.lab.models import MoE, discover, load_model
 from prereg_moe.lab.rescoring import rescore
 from prereg_moe.lab.tasks import tasks_of
@@ -84,7 +84,6 @@ class Session:
             self._fed += each
             if condition.digest not in missing:
                 continue  # it was written before the run was interrupted, with these bytes
-            _happened(condition, found.proof)
             made = evidence.document(
                 frozen,
                 condition,
@@ -268,18 +267,6 @@ def _interventions(condition: Condition) -> tuple[Intervention, ...]:
             return (KeepOnly(condition.cells, gates=gates),)
         case schema.Zero():
             return (Scale(condition.cells, factor=0.0),)
-
-
-def _happened(condition: Condition, proof: Mapping[str, Any] | None) -> None:
-    """Refuse scores of experts that were zeroed and that no token had selected: they are the baseline's.
-
-    Raises:
-        NeverFired: no contribution was changed.
-    """
-    if isinstance(condition.intervention, schema.Zero) and not (proof or {}).get("edited_slots"):
-        found = f"no token that a score depends on selected one of {cells_to_json(condition.cells)}: nothing was zeroed"
-        todo = "register larger families, or more items"
-        raise NeverFired(Problem(f"{condition.model}, {condition.measure}", found, todo))
 
 
 def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:
