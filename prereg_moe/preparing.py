@@ -16,7 +16,7 @@ from prereg_moe.errors import Invalid, Problem
 from prereg_moe.freezing import unmet_demands
 from prereg_moe.frozen import Frozen, challenged
 from prereg_moe.record import unreachable
-from prereg_moe.registration import load
+from prereg_moe.registration import Registration, load
 from prereg_moe.registry import Registry
 from prereg_moe.standing import standing
 
@@ -75,13 +75,14 @@ def check(path: Path, root: Path) -> Outlook:
     """
     if importing.is_imported(path):
         made = importing.check(path)
+        advice = (*made.advice, *_unedited(made.registration))
         kind = made.registration.evidence.kind
         says = f"{made.claims} claims on evidence made elsewhere ({kind})"
-        return Outlook(made.registration.id, {"claims": made.claims}, says, made.pending, made.advice)
+        return Outlook(made.registration.id, {"claims": made.claims}, says, made.pending, advice)
     found = freezing.check(path, root)
     counts = {"claims": found.claims, "conditions": found.conditions, "item_scores": found.scores}
     says = f"{found.claims} claims, at most {found.conditions} conditions and {found.scores} item scores"
-    return Outlook(found.registration.id, counts, says, found.pending, found.advice)
+    return Outlook(found.registration.id, counts, says, found.pending, (*found.advice, *_unedited(found.registration)))
 
 
 def diagnose(
@@ -150,6 +151,15 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Sealed:
         shared=(*stands.shared(), *unreachable(frozen, stands.shared_by)),
         head=ledger.head(seals),
     )
+
+
+def _unedited(registration: Registration | importing.Imported) -> list[Problem]:
+    """Return what still stands as `init` wrote it, of the texts that reports print."""
+    made = registration.model_dump(include={"question", "foreknowledge", "provenance"})
+    provenance = made.pop("provenance", {})
+    texts = made | {f"provenance.{name}": text for name, text in provenance.items() if text}
+    todo = "say it in your own words: reports print it"
+    return [Problem(where, "is what `init` wrote", todo) for where, text in texts.items() if text.startswith("EDIT")]
 
 
 def _says(frozen: Frozen) -> str:

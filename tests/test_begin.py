@@ -56,6 +56,29 @@ def test_evidence_made_elsewhere_is_begun_with_its_schema_and_no_model(
     assert not (tmp_path / "registrations" / "other").exists()
 
 
+def test_a_source_that_is_not_there_is_said_with_its_place(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    path, _ = begin(tmp_path, "mine", "modularity", "./model")
+    (tmp_path / "model").mkdir()  # beside registrations/, where `inspect ./model` sees it
+    place = path.parent / "model"
+    line = f"models.subject.source: ./model is not here; put it, or a link to it, at {place}"
+    assert line in run_cli("check", "mine", "--root", tmp_path, "--json").json["pending"]
+    place.symlink_to(tmp_path / "model", target_is_directory=True)
+    assert "models.subject" not in run_cli("check", "mine", "--root", tmp_path).out
+
+
+@pytest.mark.parametrize("study", [study for study in STUDIES if study != "multiverse"])
+def test_a_text_that_init_wrote_is_not_taken_for_the_authors(
+    study: str, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
+    path, _ = begin(tmp_path, "mine", study)
+    advice = run_cli("check", path, "--json").json["advice"]
+    said = "foreknowledge: is what `init` wrote; say it in your own words: reports print it"
+    assert said in advice
+    assert any(line.startswith("provenance.source: ") for line in advice) is (STUDIES[study] is None)
+    path.write_text(path.read_text("utf-8").replace("EDIT", "We know that"), "utf-8")
+    assert not [line for line in run_cli("check", path, "--json").json["advice"] if "`init`" in line]
+
+
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_a_named_model_becomes_its_source(model: str, tmp_path: Path) -> None:
     path, _ = begin(tmp_path, "study", "modularity", model)

@@ -35,11 +35,14 @@ __all__ = ["atlas", "check", "diagnose", "freeze", "init", "inspect"]
 )
 @click.option(
     "--model",
-    help="A model to start from: OLMoE-1B-7B, or a source such as ./model. Default: OLMoE-1B-7B, or the embedded one.",
+    help="A model to start from: OLMoE-1B-7B, or a source: ./model is registrations/ID/model."
+    " Default: OLMoE-1B-7B, or the embedded one.",
 )
 @json_option
 def init(folder: Path, id_: str, study: str, model: str | None, as_json: bool) -> None:
     """Write a commented registration to start from, and the JSON Schema for editors.
+
+    A model ./FOLDER is one beside the registration that is written: put it, or a link to it, there.
 
     \b
     Examples:
@@ -57,7 +60,7 @@ def init(folder: Path, id_: str, study: str, model: str | None, as_json: bool) -
 @root_option
 @json_option
 def check(registration: Path, root: Path | None, as_json: bool) -> None:
-    """Report every problem of a registration, and what freezing it would pin.
+    """Report every problem of a registration, and what is missing before it can be frozen.
 
     Reads local files only, tasks and metrics in the task files, experts in the atlas or the models' config.json.
     Nothing is written or downloaded.

@@ -78,9 +78,9 @@ def _document(path: Path) -> Path:
 def _lacking(registration: Registration, folder: Path, root: Path) -> tuple[list[Problem], list[Problem]]:
     """Return (what is wrong with the items that are here, what is not here), before any routing is recorded."""
     absent = [
-        Problem(where, f"{source} is not here", "get it before freezing")
+        Problem(where, f"{source} is not here", _way_to(source, path))
         for where, source in _sources(registration)
-        if not find_source(source, folder, root).exists()
+        if not (path := find_source(source, folder, root)).exists()
     ]
     wanted: list[tuple[str, int, int, TaskMeasure | None]]
     wanted = [(measure.corpus, measure.skip, measure.items, measure) for measure in registration.measures.values()]
@@ -102,6 +102,10 @@ def _lacking(registration: Registration, folder: Path, root: Path) -> tuple[list
         except (Invalid, NotCheckable) as error:
             wrong += error.problems
     return list(dict.fromkeys(wrong)), list(dict.fromkeys(absent))
+
+
+def _way_to(source: str, path: Path) -> str:
+    return f"put it, or a link to it, at {path}" if source.startswith("./") else "get it before freezing"
 
 
 def _sources(registration: Registration) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ from prereg_moe.registry import find_source
 __all__ = ["find_model", "inspect"]
 
 _GATES: Final[tuple[Gates, ...]] = ("renorm", "original")
-_HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def inspect(model: str) -> dict[str, Any]:

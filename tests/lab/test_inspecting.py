@@ -246,6 +246,7 @@ def test_a_name_of_the_hub_is_looked_up_in_its_cache(
         "error: org/model: is neither a folder here nor one model in the hub's local cache; nothing is downloaded"
         " here, and config.json is enough to inspect it: hf download org/model config.json"
     ]
+    assert "is not a folder here; give the folder" in run_cli("inspect", "./model").err, "no name of the hub"
     cache, commits = tmp_path / "models--org--model", ("a" * 40, "b" * 40)
     for commit in commits:
         shutil.copytree(whole, cache / "snapshots" / commit)
