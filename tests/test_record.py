@@ -380,6 +380,9 @@ def test_another_model_text_or_metric_is_another_claim(computed: World) -> None:
     def other_names(made: dict[str, Any]) -> None:
         made["measures"]["mine"] = {**made["measures"]["nll"], "items": 8, "task": "mine_{axis}"}
         made["claims"][0]["measure"] = "mine"
+        for task in (computed.registry.registration("names") / "tasks").glob("world_nll_*.yaml"):
+            text = task.read_text("utf-8").replace("world_nll_", "mine_")
+            task.with_name(task.name.replace("world_nll_", "mine_")).write_text(text, "utf-8")
 
     variant(computed, "texts", until="frozen", edit=other_texts)
     variant(computed, "metric", until="frozen", edit=other_metric)

@@ -212,7 +212,10 @@ class World:
                 lines = [{"id": f"{corpus}-{axis}-{n}", "text": f"text {n}", "book": f"{n % 4}"} for n in range(items)]
                 self._put(f"corpora/{corpus}/{axis}.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         for axis in AXES:
-            self._put(f"tasks/world_nll_{axis}.yaml", f"task: world_nll_{axis}\nmetric_list: [{{metric: nll}}]\n")
+            self._put(
+                f"tasks/world_nll_{axis}.yaml",
+                f"task: world_nll_{axis}\nmetric_list: [{{metric: nll}}, {{metric: acc}}]\n",
+            )
         self._put("registration.yaml", yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
     def record(self) -> str:

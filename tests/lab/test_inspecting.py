@@ -17,6 +17,7 @@ from tiny_configs import FURTHER, REFUSED, REQUIRED, build, config_of, shared
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from prereg_moe.cli import show
 from prereg_moe.errors import Invalid
 from prereg_moe.lab.capture import Recorder
 from prereg_moe.lab.intervene import ByRow, Mask, Scope, Starved, guards, intervene
@@ -227,7 +228,7 @@ def test_what_a_researcher_must_know_is_said(name: str, text: str, tmp_path: Pat
 
 
 def test_it_fits_a_narrow_terminal(whole: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(show.out, "width", 50)
     paragraph = run_cli("inspect", whole).out.split("\n\n")[1]
     assert max(map(len, paragraph.splitlines())) <= 50
     assert "Mask, KeepOnly," in paragraph
