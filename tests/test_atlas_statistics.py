@@ -530,6 +530,13 @@ def test_a_released_atlas_is_read_and_described(tmp_path: Path, run_cli: Callabl
     assert run_cli("atlas", "--mass", path, "--size", 4, "--exclude", "").out == said.out
 
 
+def test_a_small_model_is_described_by_default(tmp_path: Path) -> None:
+    value = document() | {"num_experts": 8}
+    value["mass"] = {axis: {at: row[:8] for at, row in layers.items()} for axis, layers in value["mass"].items()}
+    found = describe_released(read_mass(written(tmp_path / "mass.json", value)), exclude=())
+    assert {len(ids) for ids in found["families"]["ids"].values()} == {4}
+
+
 def test_axes_that_are_no_languages_have_no_separation(tmp_path: Path) -> None:
     value = document()
     for old, new in (("en", "english"), ("fr", "french")):

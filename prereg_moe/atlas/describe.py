@@ -43,15 +43,17 @@ def describe_released(
         summary: the summary released beside it.
         exclude: ids no family may hold; by default the shared core by its rule (a pooled share of at
             least 1/E on every axis).
-        size: experts a family; by default the map's ``family_K`` or largest family, else 16.
+        size: experts a family; by default the map's ``family_K`` or largest family, else 16, or half the experts
+            where that is less.
 
     Raises:
         Invalid: an id that does not exist, or too few experts left.
     """
     atlas, table = released.atlas, pooled(released.atlas.mass)
     experts = atlas.layout.experts
+    half = max(1, experts // 2)
     if size is None:
-        size = _SIZE if families is None else families.size or max(map(len, families.families.values()))
+        size = min(_SIZE, half) if families is None else families.size or max(map(len, families.families.values()))
     core = [int(expert) for expert in shared_core(table).nonzero()[0]]
     excluded = sorted(set(exclude)) if exclude is not None else core
     if wrong := [expert for expert in excluded if not 0 <= expert < experts]:
@@ -60,7 +62,6 @@ def describe_released(
     languages = [_is_language(axis) for axis in atlas.axes]
     group = languages if sum(languages) >= 2 and not all(languages) else None
     printed = [tables for tables in (families, summary) if tables is not None]
-    half = max(1, experts // 2)
     tokens = atlas.mass.sum(axis=2)
     document: dict[str, Any] = {
         "model": released.model,

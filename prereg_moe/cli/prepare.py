@@ -153,7 +153,11 @@ _file = click.Path(path_type=Path, dir_okay=False)
 @click.option("--families", type=_file, help="With --mass: a released map of families to derive and compare.")
 @click.option("--summary", type=_file, help="With --mass: a released summary (coverage, overlap) to compare.")
 @click.option("--exclude", callback=_ids, help="With --mass: ids no family may hold. Default: the shared-core rule.")
-@click.option("--size", type=click.IntRange(1), help="With --mass: ids a family. Default: as released, else 16.")
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    help="With --mass: ids a family. Default: as released, else 16, or half the experts where that is less.",
+)
 @root_option
 @json_option
 def atlas(

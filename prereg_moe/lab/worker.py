@@ -27,10 +27,10 @@ from prereg_moe.lab.engines.stock import Stock
 from prereg_moe.lab.engines.sweep import Sweep
 from prereg_moe.lab.harness import Harness
 from prereg_moe.lab.intervene import Intervention, KeepOnly, Mask, Scale, Starved, intervene
-from prereg_moe.lab.models import MoE, discover, load_model
+from prereg_moe.lab.models import MoE, Unsupported, discover, load_model
 from prereg_moe.lab.rescoring import rescore
 from prereg_moe.lab.tasks import tasks_of
-from prereg_moe.registration import Registration, parse, schema
+from prereg_moe.registration import Registration, family_names, parse, schema
 from prereg_moe.registry import Registry, find_source
 
 __all__ = ["Session", "compute", "environment", "outlook", "pin", "record", "rescore"]
@@ -156,7 +156,8 @@ def record(root: Path, document: Mapping[str, Any]) -> Iterator[Any]:
     Every text of the atlas corpus runs through the untouched model once; padding is not counted.
 
     Raises:
-        Invalid: a model has no layout that can be observed, or layers that differ.
+        Invalid: a model has no layout that can be observed, layers that differ, or layers that the registered
+            families hold and the intervention cannot edit.
     """
     registration = parse(document)
     bench = _Bench(Registry(root), registration)
@@ -258,15 +259,19 @@ class _Bench:
 
 def _interventions(condition: Condition) -> tuple[Intervention, ...]:
     """Return what a condition does to the model."""
-    match condition.intervention:
-        case None:
-            return ()
+    return () if condition.intervention is None else (_operator(condition.intervention, condition.cells),)
+
+
+def _operator(
+    registered: schema.Mask | schema.KeepOnly | schema.Zero, cells: Mapping[int, Sequence[int]]
+) -> Intervention:
+    match registered:
         case schema.Mask(gates=gates):
-            return (Mask(condition.cells, gates=gates),)
+            return Mask(cells, gates=gates)
         case schema.KeepOnly(gates=gates):
-            return (KeepOnly(condition.cells, gates=gates),)
+            return KeepOnly(cells, gates=gates)
         case schema.Zero():
-            return (Scale(condition.cells, factor=0.0),)
+            return Scale(cells, factor=0.0)
 
 
 def _same_layout(frozen: Frozen, name: str, moe: MoE) -> None:
@@ -291,6 +296,7 @@ def _routing(bench: _Bench, name: str) -> dict[str, Any]:
     if len(sizes) != 1:
         found = f"has layers with {sorted(sizes)} (experts, top-k)"
         raise Invalid(Problem(f"models.{name}", found, "this version needs them equal"))
+    _refuse_uneditable(bench.registration, name, moe)
     mass = {}
     for axis in bench.registration.axes:
         recorder, device = Recorder(), next(moe.model.parameters()).device
@@ -301,6 +307,33 @@ def _routing(bench: _Bench, name: str) -> dict[str, Any]:
         mass[axis] = recorder.mass()[0].tolist()
     experts, top_k = sizes.pop()
     return {"layers": list(moe.indices), "experts": experts, "top_k": top_k, "mass": mass, "found": moe.describe()}
+
+
+def _refuse_uneditable(registration: Registration, name: str, moe: MoE) -> None:
+    """Refuse a model whose families will hold layers that the intervention cannot edit: frozen, none could be run.
+
+    Families of single cells may turn out to hold none of these layers, and are left to the run.
+    """
+    names = family_names(registration)
+    held: set[int] = set()
+    for claims in registration.claims:
+        for family in names if claims.families == "all" else claims.families:
+            build = registration.families[names[family][1]].build
+            if claims.model == name and build.kind == "explicit":
+                held |= set(map(int, build.cells))
+            elif claims.model == name and build.unit != "cells":
+                held |= set(moe.indices)
+    problems: list[Problem] = []
+    for layer in moe.layers:
+        experts = range(1, layer.n_experts) if registration.intervention.kind == "keep_only" else [0]
+        try:
+            if layer.index in held:
+                intervene(moe, _operator(registration.intervention, {layer.index: tuple(experts)}))
+        except Unsupported as error:
+            todo = "register families of other layers, written out (kind: explicit)"
+            problems += [Problem(f"models.{name}, {one.where}", one.found, todo) for one in error.problems]
+    if problems:
+        raise Unsupported(problems)
 
 
 def _batches(texts: list[str], tokenizer: Any) -> Iterator[dict[str, torch.Tensor]]:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, DeepseekV3Config, DeepseekV3ForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
 from tests.endtoend.studies import TESTBED, command, write_registration
+from tests.lab.tiny_configs import build
 
 COMMON: dict[str, Any] = {
     "vocab_size": 4096,
@@ -153,3 +154,27 @@ def test_a_task_whose_code_fails_stops_the_run_in_one_line(folder: Path) -> None
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     assert "no score today" in done.stderr
+
+
+def test_a_layer_that_no_mask_can_edit_is_refused_before_anything_is_sealed(tmp_path: Path) -> None:
+    folder = build_study(tmp_path, "olmoe", "per_layer", "original")
+    build("deepseek_v4", vocab_size=4096).save_pretrained(folder / "model")
+    done = command("atlas", folder)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: models.subject, layer 0 ("), line
+    assert "its router cannot be edited" in line
+    assert not (tmp_path / "registrations/LEDGER.jsonl").exists()
+    path = folder / "registration.yaml"
+    authored = path.read_text("utf-8")
+    for text in (
+        authored.replace("kind: mask, gates: original", "kind: zero"),
+        authored.replace(
+            "{kind: top_lift, size: 2, unit: per_layer, exclude: {kind: none}}",
+            '{kind: explicit, cells: {"1": [0, 3]}}',
+        ),
+    ):
+        assert text != authored
+        path.write_text(text, "utf-8")
+        done = command("atlas", folder)
+        assert done.returncode == 0, done.stderr
