@@ -90,6 +90,14 @@ def test_every_option_says_what_it_does(name: str) -> None:
     assert "as_json" in [option.name for option in options] or isinstance(command_named(name), click.Group)
 
 
+def test_the_readme_lists_every_module() -> None:
+    listing = (ROOT / "README.md").read_text("utf-8").split("\nprereg_moe/\n", 1)[1].split("```", 1)[0]
+    named = {word for line in listing.splitlines() for word in line[:34].split()}
+    inside = {path for path in (ROOT / "prereg_moe").iterdir() if not path.name.startswith(("_", "."))}
+    files = {path.stem for path in inside if path.suffix == ".py"}
+    assert named == files | {f"{path.name}/" for path in inside if path.is_dir()}
+
+
 # ------------------------------------------------------------------ words
 
 
