@@ -79,6 +79,16 @@ def test_a_text_that_init_wrote_is_not_taken_for_the_authors(
     assert not [line for line in run_cli("check", path, "--json").json["advice"] if "`init`" in line]
 
 
+def test_a_study_without_random_sets_is_not_said_to_draw_them(tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    begin(tmp_path, "theirs", "rows")
+    assert run_cli("freeze", "theirs", "--root", tmp_path).code == 0
+    said = run_cli("audit", "theirs", "--root", tmp_path)
+    assert "none could be registered: the study draws no random sets" in said.out
+    assert "null draws" not in said.out
+    said = run_cli("diagnose", "theirs", "--root", tmp_path)
+    assert (said.code, "a diagnosis comes before the freeze" in said.err) == (5, True)
+
+
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_a_named_model_becomes_its_source(model: str, tmp_path: Path) -> None:
     path, _ = begin(tmp_path, "study", "modularity", model)

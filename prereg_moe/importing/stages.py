@@ -36,7 +36,9 @@ def diagnose(
     """
     folder = registry.registration(id_)
     if ledger.stage(ledger.parse(registry.ledger()), id_) not in ledger.FOLLOWS["diagnosis"]:
-        raise Deviated(Problem(id_, "is frozen already", "its diagnosis stands; register a new study for another"))
+        raise Deviated(
+            Problem(id_, "is frozen already", "a diagnosis comes before the freeze; register a new study for one")
+        )
     made = simulation.diagnose(load(folder / "registration.yaml"), studies=studies, progress=progress)
     path = folder / "diagnosis.json"
     canonical.write(path, made)

@@ -59,7 +59,13 @@ def published(text: str | int, *, exact: bool = False) -> Published:
         value = Decimal(str(text))
         exponent = value.as_tuple().exponent
     except InvalidOperation as error:
-        raise Invalid(Problem("published", f"{text!r} is not a number", "give it as printed")) from error
+        raise Invalid(
+            Problem(
+                "published",
+                f"{text!r} is not a number",
+                "give it as printed, with a point and a plain hyphen for minus",
+            )
+        ) from error
     if not isinstance(exponent, int):
         raise Invalid(Problem("published", f"{text!r} is not finite", "give it as printed"))
     half = Fraction(0) if exact else Fraction(10) ** exponent / 2

@@ -177,6 +177,8 @@ class _Case:
 
     def challenge(self) -> Iterator[str]:
         frozen = self._frozen()
+        if getattr(frozen.registration.controls, "null", None) is None:
+            raise NotDue("none could be registered: the study draws no random sets")
         if not challenged(frozen.registration):
             raise NotDue("none is registered: the null draws follow from a seed its author chose")
         seal = next((one for one in self.seals if (one.kind, one.registration) == ("challenge", self.id)), None)
