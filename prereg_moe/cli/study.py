@@ -62,7 +62,9 @@ def _shard(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 @click.command()
 @click.argument("id_", metavar="ID")
-@click.option("--dry-run", is_flag=True, help="Only say what would be run.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would be run, and all that would stop it; nothing is sealed."
+)
 @click.option(
     "--workers",
     type=click.IntRange(1),
