@@ -146,7 +146,9 @@ def freeze(registry: Registry, id_: str, *, time: str) -> Sealed:
         digest=frozen.digest,
         conditions=None if waits else len(frozen.plan),
         says=_says(frozen),
-        todo=f"prereg-moe trust challenge {id_} --nonce FILE" if waits else f"prereg-moe run {id_}",
+        todo=f"prereg-moe trust challenge {id_} --nonce FILE"
+        if waits
+        else f"prereg-moe run {id_} --dry-run, then prereg-moe run {id_}",
         unmet=tuple(map(str, unmet_demands(registry, frozen.registration))),
         shared=(*stands.shared(), *unreachable(frozen, stands.shared_by)),
         head=ledger.head(seals),

@@ -52,6 +52,16 @@ def outcomes(world: World) -> set[str]:
     return {finding.outcome for finding in result.findings}
 
 
+def test_an_audit_that_cannot_believe_the_frozen_document_sends_nobody_to_remove_what_it_names(frozen: World) -> None:
+    path = frozen.folder / "frozen.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    result = frozen.audit()
+    said = " ".join(detail for finding in result.findings for detail in finding.details)
+    assert result.exit_code == 3
+    assert "frozen.json: is not the file that was sealed" in said
+    assert "sealed by nobody" not in said
+
+
 # ------------------------------------------------------------------ amendments
 
 

@@ -92,11 +92,12 @@ class Case:
             raise NotDue(otherwise)
 
     def local_sources(self) -> list[str]:
-        """Return the sources that lie in the registration's own folder, which are pinned and not sealed."""
+        """Return the sources in the registration's own folder, which are pinned and not sealed; all of it where
+        the frozen document that names them cannot be believed."""
         try:
             registration: Any = self.frozen.registration
         except (PreregError, NotDue):
-            return []
+            return ["."]
         parts = [*registration.models.values(), *registration.corpora.values()]
         named = [part.source for part in parts] + [measure.tasks for measure in registration.measures.values()]
         named.append(registration.report.template)
