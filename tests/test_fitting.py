@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from world import AXES, EXPERTS, ID, LAYERS, SIZE, World
+from world import AXES, EXPERTS, ID, LAYERS, SIZE, TOP_K, World
 
 from prereg_moe.atlas import Layout, configured
 from prereg_moe.taskfiles import DEFAULT_METRICS, metrics, read_tasks
@@ -53,7 +53,7 @@ def test_a_metric_that_is_not_there_is_told_what_there_are(world_at: Callable[[s
     edited(world, lambda document: document["measures"]["nll"].update(metric="nl"))
     first = min(AXES)
     assert refused(world, run_cli) == [
-        f"measures.nll.metric: 'nl' is not a metric of world_nll_{first}; it lists nll; did you mean 'nll'?"
+        f"measures.nll.metric: 'nl' is not a metric of world_nll_{first}; it lists acc, nll; did you mean 'nll'?"
     ]
 
 
@@ -65,7 +65,7 @@ def test_the_embedded_tasks_are_read_through_what_they_include(tmp_path: Path, r
     (tmp_path / "registration.yaml").write_text(text.replace("metric: nll", "metric: nlll"), "utf-8")
     said = run_cli("check", tmp_path)
     assert (said.code, len(said.lines)) == (2, measures), said.err
-    assert "it lists nll; did you mean 'nll'?" in said.err
+    assert "it lists acc, nll; did you mean 'nll'?" in said.err
 
 
 TASKS: dict[str, tuple[str, tuple[str, ...] | None]] = {
@@ -149,9 +149,21 @@ def test_what_no_model_could_hold_is_refused(
 
 def test_what_the_model_holds_is_not_refused(world_at: Callable[[str], World], run_cli: Cli) -> None:
     world = world_at("recorded")
-    for change in (sized(SIZE), sized(EXPERTS), sized(EXPERTS, "cells"), explicit({"1": [0, EXPERTS - 1]})):
+    for change in (sized(SIZE), sized(EXPERTS - TOP_K), sized(EXPERTS, "cells"), explicit({"1": [0, EXPERTS - 1]})):
         edited(world, change)
         assert run_cli("check", ID, "--root", world.root).code == 0
+
+
+def test_a_size_that_starves_a_router_is_refused_where_the_routing_is_changed(
+    world_at: Callable[[str], World], run_cli: Cli
+) -> None:
+    world = world_at("recorded")
+    edited(world, sized(EXPERTS - TOP_K + 1))
+    for model, problem in zip(("planted", "randomised", "standard"), sorted(refused(world, run_cli)), strict=True):
+        assert f"size: masks {EXPERTS - TOP_K + 1} of {EXPERTS} experts of each layer of {model}" in problem
+        assert f"the router needs {TOP_K} left" in problem
+    edited(world, lambda made: made.update(intervention={"kind": "zero"}))
+    assert run_cli("check", ID, "--root", world.root).code == 0
 
 
 def test_where_nothing_tells_nothing_is_refused(authored: World, run_cli: Cli) -> None:

@@ -15,7 +15,7 @@ from prereg_moe.atlas import Layout, configured
 from prereg_moe.errors import PreregError, Problem
 from prereg_moe.freezing.reading import read_atlases
 from prereg_moe.registration import Registration, family_names, task_name
-from prereg_moe.registration.schema import TopLift
+from prereg_moe.registration.schema import KeepOnly, TopLift, Zero
 from prereg_moe.registry import find_source
 from prereg_moe.taskfiles import metrics, read_tasks
 
@@ -89,3 +89,8 @@ def _families(registration: Registration, model: str, layout: Layout) -> Iterato
         if build.size > most:
             found = f"is {build.size}, and {model} has {layout.experts} experts in each of {len(layout.layers)} layers"
             yield Problem(f"{where}.size", found, f"register at most {most}")
+        elif build.unit != "cells" and not isinstance(registration.intervention, Zero):
+            any_of_that_size = {layout.layers[0]: tuple(range(build.size))}
+            kept = isinstance(registration.intervention, KeepOnly)
+            for problem in layout.check(any_of_that_size, model, kept=kept):
+                yield Problem(f"{where}.size", f"{problem.found} of each layer of {model}", problem.todo)

@@ -112,7 +112,7 @@ def _explored(
             "axis": evidence.frozen.axis_of(family),
             "tier": "exploratory",
             **_summary(grid, authored, rows),
-            **_joint(grid, measured, family, -1 if spares(registration, claims) else 1),
+            **_joint(grid, measured, family, less=spares(registration, claims)),
             "specifications": rows,
         }
 
@@ -236,18 +236,20 @@ def _levels(
     return found
 
 
-def _joint(grid: tuple[Specification, ...], measured: Measured, family: str, sign: int) -> dict[str, Any]:
-    """Return the joint tests of a family against every kind of random sets in the grid; ``sign`` -1: of less harm."""
+def _joint(grid: tuple[Specification, ...], measured: Measured, family: str, *, less: bool) -> dict[str, Any]:
+    """Return the joint tests of a family against every kind of random sets in the grid, of more harm or of less."""
     kinds: dict[str, dict[tuple[str, str | None], Effects]] = {}
     for one in grid:
         if one.null is not None:
             kinds.setdefault(one.null, {}).setdefault((one.measure, one.gates), measured(one))
-    found = [{"null": kind, **_test(list(analyses.values()), family, sign)} for kind, analyses in sorted(kinds.items())]
+    found = [
+        {"null": kind, **_test(list(analyses.values()), family, less=less)} for kind, analyses in sorted(kinds.items())
+    ]
     return {"joint": found, "joint_p": max((one["p"] for one in found), default=None)}
 
 
-def _test(analyses: list[Effects], family: str, sign: int) -> dict[str, Any]:
-    own = [sign * float(exact_mean(one.deltas[family][one.axis[family]])) for one in analyses]
-    draws = sign * np.stack([exact_mean((one.null or {})[family].T) for one in analyses], axis=1)  # (draws, analyses)
-    made = stats.joint_null(own, draws)
+def _test(analyses: list[Effects], family: str, *, less: bool) -> dict[str, Any]:
+    own = np.array([float(exact_mean(one.deltas[family][one.axis[family]])) for one in analyses])
+    draws = np.stack([exact_mean((one.null or {})[family].T) for one in analyses], axis=1)  # (draws, analyses)
+    made = stats.joint_null(-own, -draws) if less else stats.joint_null(own, draws)
     return {"analyses": made.analyses, "draws": made.draws, "statistic": made.statistic, "p": made.p}
