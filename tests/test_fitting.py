@@ -65,7 +65,7 @@ def test_the_embedded_tasks_are_read_through_what_they_include(tmp_path: Path, r
     (tmp_path / "registration.yaml").write_text(text.replace("metric: nll", "metric: nlll"), "utf-8")
     said = run_cli("check", tmp_path)
     assert (said.code, len(said.lines)) == (2, measures), said.err
-    assert "it lists acc, nll; did you mean 'nll'?" in said.err
+    assert "it lists nll; did you mean 'nll'?" in said.err
 
 
 TASKS: dict[str, tuple[str, tuple[str, ...] | None]] = {
