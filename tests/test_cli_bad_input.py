@@ -132,7 +132,7 @@ BAD_DOCUMENTS: dict[str, tuple[Any, tuple[str, ...]]] = {
     ),
     "a key of another part": (
         changed("inference.kappa", 3),
-        ("inference.kappa: is not a key of a registration; it belongs to another part",),
+        ("inference.kappa: is a key of another part; it has no place here; remove it",),
     ),
     "braces that stand for nothing": (
         changed("measures.nll.task", "nll_{axs}"),

@@ -138,7 +138,7 @@ def _problem(detail: Any, value: Any, types: Mapping[str, Any]) -> Problem:
     if kind == "missing":
         return Problem(where, "is missing", "every registration says this")
     if kind == "extra_forbidden":
-        return Problem(where, "is not a key of a registration", _nearest(path, types))
+        return _stray(where, path, types)
     if kind in ("literal_error", "union_tag_invalid"):
         found = context.get("tag") or detail["input"]
         if not isinstance(found, str):
@@ -185,12 +185,14 @@ def _authored(location: tuple[int | str, ...], value: Any) -> tuple[int | str, .
     return tuple(path)
 
 
-def _nearest(path: tuple[int | str, ...], types: Mapping[str, Any]) -> str:
+def _stray(where: str, path: tuple[int | str, ...], types: Mapping[str, Any]) -> Problem:
+    """Return what is wrong with a key that has no place where it stands."""
     known = {name for part in types.values() if hasattr(part, "model_fields") for name in part.model_fields}
     if path[-1] in known:
-        return "it belongs to another part"
+        return Problem(where, "is a key of another part", "it has no place here; remove it")
     near = difflib.get_close_matches(str(path[-1]), sorted(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else "remove it"
+    todo = f"did you mean {near[0]!r}?" if near else "remove it"
+    return Problem(where, "is not a key of a registration", todo)
 
 
 def _short(value: Any) -> str:
