@@ -102,7 +102,7 @@ def cells(unit: str = "per_layer", **layers: list[int]) -> list[dict[str, Any]]:
 
 FIVE = {"kind": "random_sets", "draws": 5, "seed": "1"}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "zero with gates": (document({**ZERO, "gates": "renorm"}), "intervention.gates: is not a key"),
+    "zero with gates": (document({**ZERO, "gates": "renorm"}), "intervention.gates: is a key of another part"),
     "keep_only without gates": (document({"kind": "keep_only"}, LESS), "intervention.gates: is missing"),
     "an operator nobody knows": (document({"kind": "remove"}), "intervention: is 'remove'"),
     "an operator that is not run yet": (document({"kind": "skip_slots"}), "is not available in this version"),
