@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -34,16 +35,15 @@ def whole(moe: MoE, recorder: Recorder) -> None:
         session.proof()
 
 
-def lines(moe: MoE, recorder: Recorder) -> list[tuple[str, int]]:
-    """Each line of ours that a session runs, in the order they are first met."""
-    met: dict[tuple[str, int], None] = {}
+def followed(moe: MoE, recorder: Recorder, at_line: Callable[[str, int], None]) -> None:
+    """The session; ``at_line`` is called with file and number of each line of ours that is about to run."""
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
         path = frame.f_code.co_filename
         if not any(one in path for one in OURS):
             return None
-        if event == "line" and linecache.getline(path, frame.f_lineno).strip() != "try:":  # which is no instruction
-            met[path, frame.f_lineno] = None
+        if event == "line":
+            at_line(path, frame.f_lineno)
         return trace
 
     sys.settrace(trace)
@@ -51,26 +51,29 @@ def lines(moe: MoE, recorder: Recorder) -> list[tuple[str, int]]:
         whole(moe, recorder)
     finally:
         sys.settrace(None)
+
+
+def lines(moe: MoE, recorder: Recorder) -> list[tuple[str, int]]:
+    """Each line of ours that a session runs, in the order they are first met."""
+    met: dict[tuple[str, int], None] = {}
+
+    def note(path: str, line: int) -> None:
+        if linecache.getline(path, line).strip() != "try:":  # which is no instruction
+            met[path, line] = None
+
+    followed(moe, recorder, note)
     return list(met)
 
 
 def interrupt(moe: MoE, recorder: Recorder, where: tuple[str, int]) -> None:
     """The same session, with Ctrl-C the first time it is about to run a line."""
 
-    def trace(frame: FrameType, event: str, _arg: Any) -> Any:
-        path = frame.f_code.co_filename
-        if not any(one in path for one in OURS):
-            return None
-        if event == "line" and (path, frame.f_lineno) == where:
+    def stop(path: str, line: int) -> None:
+        if (path, line) == where:
             sys.settrace(None)
             raise Interrupted
-        return trace
 
-    sys.settrace(trace)
-    try:
-        whole(moe, recorder)
-    finally:
-        sys.settrace(None)
+    followed(moe, recorder, stop)
 
 
 def sums(recorder: Recorder) -> dict[str, Any]:

@@ -132,9 +132,6 @@ class _Probe:
             raise RuntimeError("the head was not reached")
         return final
 
-    def _real(self, final: Tensor) -> Tensor:
-        return final[self.batch.real.reshape(-1).to(final.device)]
-
     def _causal(self) -> bool:
         """Other tokens in the second half of the rows change nothing in the first."""
         half = self.ids.shape[1] // 2
